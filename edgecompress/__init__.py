@@ -1,0 +1,44 @@
+"""Give it a teacher, data and a device budget; get back the best ONNX model that fits."""
+
+from __future__ import annotations
+
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+__version__ = "0.1.0"
+
+if TYPE_CHECKING:
+    from edgecompress.distilling.distill import distill as distill
+    from edgecompress.exporting.onnx import export as export
+    from edgecompress.measuring.latency import measure as measure
+    from edgecompress.pipeline.compress import compress as compress
+    from edgecompress.pruning.prune import prune as prune
+    from edgecompress.quantizing.schemes import quantize as quantize
+    from edgecompress.records import Report as Report
+    from edgecompress.tasks.task import Metric as Metric
+    from edgecompress.tasks.task import Split as Split
+    from edgecompress.tasks.task import Task as Task
+    from edgecompress.verdict import judge as judge
+
+# Where each public name lives. They are loaded on first use, so that `import edgecompress`,
+# and with it every command that needs no training, does not import torch.
+_HOMES = {
+    "Metric": "edgecompress.tasks.task",
+    "Report": "edgecompress.records",
+    "Split": "edgecompress.tasks.task",
+    "Task": "edgecompress.tasks.task",
+    "compress": "edgecompress.pipeline.compress",
+    "distill": "edgecompress.distilling.distill",
+    "export": "edgecompress.exporting.onnx",
+    "judge": "edgecompress.verdict",
+    "measure": "edgecompress.measuring.latency",
+    "prune": "edgecompress.pruning.prune",
+    "quantize": "edgecompress.quantizing.schemes",
+}
+__all__ = ["__version__", *sorted(_HOMES)]
+
+
+def __getattr__(name: str) -> object:
+    if name not in _HOMES:
+        raise AttributeError(f"module 'edgecompress' has no attribute {name!r}")
+    return getattr(import_module(_HOMES[name]), name)

@@ -1,0 +1,1 @@
+"""Train a student from a teacher, beside its control."""

@@ -1,0 +1,1 @@
+"""Measure what a model costs here, and predict what it costs elsewhere."""

@@ -1,0 +1,1 @@
+"""Remove channels that matter little, and remember which as data."""

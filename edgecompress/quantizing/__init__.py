@@ -1,0 +1,1 @@
+"""Make int8 candidates out of an ONNX file."""

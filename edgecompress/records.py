@@ -1,0 +1,260 @@
+"""What the stages make: frozen records, plain data, no behaviour beyond reading themselves.
+
+Paths in a record are absolute while the program runs and relative to the stage's folder on disk.
+Units stand in the names: `_ms`, `_s`, `_bytes`, `_mb` (10^6 bytes).
+"""
+
+from __future__ import annotations
+
+import html
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Literal
+
+Status = Literal["pass", "fail", "inconclusive"]
+Basis = Literal["measured", "on-device", "predicted", "exact", "host", "none"]
+SplitName = Literal["train", "validation", "test"]
+
+
+@dataclass(frozen=True)
+class Artifact:
+    """Name a file together with the digest that its content must have."""
+
+    path: Path
+    sha256: str
+    size_bytes: int
+
+
+@dataclass(frozen=True)
+class OnnxModel(Artifact):
+    """Name an ONNX file."""
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Hold one score with its 95 % interval (`low <= value <= high`) and the split it was read on."""
+
+    name: str
+    value: float
+    low: float
+    high: float
+    split: SplitName
+
+
+@dataclass(frozen=True)
+class Evaluation:
+    """Hold a score and the per-sample scores behind it, so that two models can be paired."""
+
+    metric: Metric
+    scores: tuple[float, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class EpochPoint:
+    """Hold one point of a training curve; `validation` is the task's metric."""
+
+    epoch: int
+    loss: float
+    validation: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Hold one trained arm of a comparison: `distilled`, its hard-label `control`, or `teacher`."""
+
+    name: str
+    weights: Artifact
+    evaluation: Evaluation
+    curve: tuple[EpochPoint, ...]
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """Hold the arms of one training stage and the name of the arm that goes on.
+
+    `plan` is the pruning plan that the architecture needs before the weights fit; None when the
+    architecture is the task's own.
+    """
+
+    stage: str
+    arms: tuple[Arm, ...]
+    shipped: str
+    plan: Artifact | None
+    parameters: int
+    reason: str
+
+    @property
+    def arm(self) -> Arm:
+        """Return the arm that goes on."""
+        return next(arm for arm in self.arms if arm.name == self.shipped)
+
+
+@dataclass(frozen=True)
+class PruningOutcome:
+    """Hold a pruning: its plan, weights, and what was asked against what was got (MACs)."""
+
+    plan: Artifact
+    weights: Artifact
+    requested_ratio: float
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
+
+
+@dataclass(frozen=True)
+class Parity:
+    """Hold how far a model's outputs lie from its reference's on real samples.
+
+    `max_abs_error` and `max_rel_error` (relative to the reference's largest magnitude) compare
+    raw outputs; `agreement` is the share of samples with the same top class (1.0 for tasks
+    without classes).
+    """
+
+    reference: str
+    samples: int
+    max_abs_error: float
+    max_rel_error: float
+    agreement: float
+    passed: bool
+    reason: str
+
+
+@dataclass(frozen=True)
+class LatencySamples:
+    """Hold every sample of one fresh process, in order; none is dropped.
+
+    `wall_ms` is the wall time of each call; `waited_ms` the part of it that the thread spent
+    waiting for a core (zeros where the system cannot count it).
+    """
+
+    wall_ms: tuple[float, ...] = field(repr=False)
+    waited_ms: tuple[float, ...] = field(repr=False)
+    warmup_calls: int
+    cold_start_ms: float
+    peak_memory_bytes: int
+    load_memory_bytes: int
+
+
+@dataclass(frozen=True)
+class Quantiles:
+    """Hold latency quantiles in milliseconds."""
+
+    p50: float
+    p90: float
+    p95: float
+    p99: float
+
+
+@dataclass(frozen=True)
+class Measurement:
+    """Hold what one model cost on this host: one `LatencySamples` a process, and the conditions.
+
+    `latency_ms` are medians over processes of each process's quantile, waiting taken out;
+    `uncontrolled` says in words what this system could not pin or count.
+    """
+
+    processes: tuple[LatencySamples, ...] = field(repr=False)
+    latency_ms: Quantiles
+    wall_latency_ms: Quantiles
+    cold_start_ms: float
+    peak_memory_bytes: int
+    threads: int
+    batch: int
+    host: str
+    uncontrolled: tuple[str, ...] = ()
+
+
+@dataclass(frozen=True)
+class Prediction:
+    """Hold a predicted typical latency on an absent device, with the interval it is known to."""
+
+    latency_ms: Quantiles
+    low_factor: float
+    high_factor: float
+    tail_ratio: float
+    basis: str
+
+
+@dataclass(frozen=True)
+class BudgetCheck:
+    """Hold one budget's answer. `value`, `low`, `high` and `limit` share `unit`."""
+
+    budget: str
+    unit: str
+    limit: float
+    value: float | None
+    low: float | None
+    high: float | None
+    status: Status
+    basis: Basis
+    reason: str
+
+
+@dataclass(frozen=True)
+class Verdict:
+    """Hold the overall answer and the checks it follows from."""
+
+    status: Status
+    checks: tuple[BudgetCheck, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """Hold one ONNX model that could ship, with everything known of it."""
+
+    label: str
+    model: OnnxModel
+    scheme: str
+    parity: Parity | None
+    evaluations: tuple[Evaluation, ...]
+    measurement: Measurement | None
+    prediction: Prediction | None
+    dropped: str | None = None
+
+    def evaluation(self, split: SplitName) -> Evaluation | None:
+        """Return the evaluation on `split`, or None if that split was not read."""
+        return next((e for e in self.evaluations if e.metric.split == split), None)
+
+
+@dataclass(frozen=True)
+class Report:
+    """Hold the answer of a run: the verdict, the model that ships, and all that was compared."""
+
+    verdict: Verdict
+    profile: str
+    task: str
+    chosen: str | None
+    candidates: tuple[Candidate, ...]
+    teacher: Candidate | None
+    control: Candidate | None
+    trainings: tuple[TrainedNetwork, ...]
+    prunings: tuple[PruningOutcome, ...]
+    test_reads: int
+    environment: Mapping[str, str]
+    settings: Mapping[str, object]
+    notes: tuple[str, ...]
+    folder: Path
+    schema_version: int = 1
+
+    @property
+    def best(self) -> Candidate | None:
+        """Return the chosen candidate."""
+        return next((c for c in self.candidates if c.label == self.chosen), None)
+
+    def _repr_html_(self) -> str:
+        """Show the verdict and its checks in a notebook."""
+        cells = "".join(
+            f"<tr><td>{html.escape(c.budget)}</td><td>{c.limit:g} {html.escape(c.unit)}</td>"
+            f"<td>{'-' if c.value is None else format(c.value, '.4g')}</td>"
+            f"<td>{c.status.upper()}</td><td>{html.escape(c.reason)}</td></tr>"
+            for c in self.verdict.checks
+        )
+        return (
+            f"<h3>{self.verdict.status.upper()}: {html.escape(self.chosen or 'no model')} on "
+            f"{html.escape(self.profile)}</h3><table><tr><th>budget</th><th>limit</th>"
+            f"<th>value</th><th>status</th><th>reason</th></tr>{cells}</table>"
+        )

@@ -1,0 +1,1 @@
+"""Small network families that scale in width and depth."""

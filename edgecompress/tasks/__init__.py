@@ -1,0 +1,1 @@
+"""What is learned: splits, metrics, loaders and the checks that run before any training."""

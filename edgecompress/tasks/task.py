@@ -1,0 +1,98 @@
+"""The task: plain Python data that says what is learned, by whom, and how well it is scored."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+if TYPE_CHECKING:  # torch is needed to train a task, not to describe one
+    import torch
+
+Arrays = Mapping[str, NDArray[Any]]
+
+
+@dataclass(frozen=True)
+class Split:
+    """Hold samples as named arrays (first axis = sample) and their labels.
+
+    `labels` is None only for an unlabelled pool. `files` are the data files that the arrays were
+    read from: a loader fills them in, so that a run can tell changed data by the files' digests.
+    """
+
+    inputs: Arrays
+    labels: NDArray[Any] | None = None
+    files: tuple[Path, ...] = ()
+
+    def __len__(self) -> int:
+        return len(next(iter(self.inputs.values())))
+
+    def take(self, rows: NDArray[np.intp] | slice) -> Split:
+        """Return the split reduced to `rows`, an index array or slice over samples."""
+        labels = None if self.labels is None else self.labels[rows]
+        return Split({k: v[rows] for k, v in self.inputs.items()}, labels, self.files)
+
+
+@dataclass(frozen=True)
+class Metric:
+    """Name a score and how each sample earns it; the mean over samples is the score.
+
+    `per_sample(outputs, labels)` takes arrays with a leading sample axis and returns one float a
+    sample, higher is better unless `higher_is_better` is False.
+    """
+
+    name: str
+    per_sample: Callable[[NDArray[Any], NDArray[Any]], NDArray[np.float64]]
+    higher_is_better: bool = True
+
+
+def _correct(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
+    return (np.argmax(outputs, axis=-1) == labels).astype(np.float64)
+
+
+ACCURACY = Metric("accuracy", _correct)
+
+
+@dataclass(frozen=True)
+class Normalization:
+    """Say how raw sensor values became the model's inputs: `(raw * scale - mean) / std`."""
+
+    scale: float = 1.0
+    mean: tuple[float, ...] = (0.0,)
+    std: tuple[float, ...] = (1.0,)
+
+
+@dataclass(frozen=True)
+class Task:
+    """Hold everything that a compression needs to know about a user's problem.
+
+    `teacher` returns the big model: a `torch.nn.Module` (a module already trained, unless the
+    recipe has a `[teacher]` section, which trains it), a scikit-learn style estimator, or the path
+    of an ONNX file. `student` returns a fresh, untrained `torch.nn.Module`. Both take the inputs
+    positionally, in the order of the dict, and return logits of shape (batch, classes).
+
+    `augment(batch, generator)` returns a new batch of torch tensors of the same names; teacher
+    and student see the same view. All random draws must come from `generator`.
+    """
+
+    name: str
+    train: Split
+    validation: Split
+    test: Split
+    teacher: Callable[[], Any]
+    student: Callable[[], torch.nn.Module]
+    class_names: tuple[str, ...] = ()
+    metric: Metric = ACCURACY
+    unlabelled: Split | None = None
+    augment: (
+        Callable[[dict[str, torch.Tensor], torch.Generator], dict[str, torch.Tensor]] | None
+    ) = None
+    normalization: Mapping[str, Normalization] = field(default_factory=dict)
+
+    def example_inputs(self, batch: int = 1) -> dict[str, NDArray[Any]]:
+        """Return the first `batch` training samples as a dict of named arrays."""
+        return {name: np.ascontiguousarray(a[:batch]) for name, a in self.train.inputs.items()}
