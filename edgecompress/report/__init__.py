@@ -1,1 +1,1 @@
-"""Show a report: JSON, Markdown, HTML. Pure functions of ."""
+"""Show a report: JSON, Markdown, HTML. Pure functions of `Report`."""
