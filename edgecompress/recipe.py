@@ -6,102 +6,268 @@ run; `[export]` always does.
 
 from __future__ import annotations
 
+import tomllib
+from collections.abc import Mapping, Sequence
+from importlib.resources import as_file, files
+from itertools import pairwise
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import Field, field_validator, model_validator
 
+from edgecompress.errors import RecipeError
+from edgecompress.settings import Document, Settings, did_you_mean, editor_schema, parse, read_toml
 
-class Settings(BaseModel):
-    """Be frozen, and refuse every key that is not known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
+BUILT_IN_TASK = "digits"
 
 Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
 Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 
 class TrainSettings(Settings):
     """Say how a network is trained. Learning rate: linear warm-up, then cosine to zero."""
 
-    epochs: Count = 20
-    batch_size: Count = 128
-    learning_rate: Positive = 2e-3
-    optimizer: Literal["adamw", "sgd"] = "adamw"
-    weight_decay: Annotated[float, Field(ge=0.0)] = 0.05
-    warmup_ratio: Ratio = 0.05
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = 0.0
-    clip_norm: Positive = 1.0
-    accumulation_steps: Count = 1
-    precision: Literal["auto", "fp32", "bf16"] = "auto"
-    views: Annotated[int, Field(ge=0)] = 0
-    """How many augmented views of the training set there are; 0 = a fresh one each epoch. With a
-    few, the teacher labels each view once and its logits are reused."""
+    epochs: Count = Field(default=20, description="Passes over the training set.")
+    batch_size: Count = Field(default=128, description="Samples in one batch.")
+    learning_rate: Positive = Field(default=2e-3, description="Highest learning rate.")
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Optimizer.")
+    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
+        default=0.05, description="Decoupled weight decay."
+    )
+    warmup_ratio: Ratio = Field(default=0.05, description="Share of the steps that warm up.")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="Share of each hard label spread over all classes."
+    )
+    clip_norm: Positive = Field(default=1.0, description="Largest norm of the gradient.")
+    accumulation_steps: Count = Field(
+        default=1, description="Batches whose gradients are added before one step."
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="Arithmetic of training; auto takes bf16 where it is fast."
+    )
+    views: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="How many augmented views of the training set there are; 0 is a fresh one "
+        "each epoch. With a few, the teacher labels each view once and its logits are reused.",
+    )
 
 
 class DistillSettings(TrainSettings):
     """Say how a student learns from its teacher (Hinton, Vinyals, Dean 2015)."""
 
-    temperature: Positive = 4.0
-    kd_weight: Ratio = 0.9
+    temperature: Positive = Field(
+        default=4.0, description="Divides the logits of teacher and student before the softmax."
+    )
+    kd_weight: Ratio = Field(
+        default=0.9, description="Share of the soft loss; the hard loss has the rest."
+    )
 
 
 class PruneSettings(Settings):
-    """Say how many channels go and which. `pruning_ratio` is the share of channels removed."""
+    """Say how many channels go and which."""
 
-    pruning_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = 0.3
-    importance: Literal["l1", "l2", "bn_scale", "taylor", "random"] = "l2"
-    scope: Literal["global", "local"] = "local"
-    round_to: Count = 8
-    steps: Count = 1
-    ignore: tuple[str, ...] = ()
+    pruning_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
+        default=0.3, description="Share of the channels that are removed."
+    )
+    importance: Literal["l1", "l2", "bn_scale", "taylor", "random"] = Field(
+        default="l2", description="What tells an important channel."
+    )
+    scope: Literal["global", "local"] = Field(
+        default="local", description="Whether channels compete in the whole network or a layer."
+    )
+    round_to: Count = Field(
+        default=8, description="Channels that remain in a layer are a multiple of this."
+    )
+    steps: Count = Field(default=1, description="In how many steps the channels go.")
+    ignore: tuple[str, ...] = Field(
+        default=(), description="Names of modules that keep all their channels."
+    )
 
 
 class ExportSettings(Settings):
     """Say how the ONNX file is written."""
 
-    opset: Annotated[int, Field(ge=17, le=23)] = 18
-    softmax: bool = False
+    opset: Annotated[int, Field(ge=17, le=23)] = Field(default=18, description="ONNX opset.")
+    softmax: bool = Field(default=False, description="Let the model return probabilities.")
 
 
 class QuantizeSettings(Settings):
     """Say which int8 candidates stand beside the float model."""
 
-    schemes: tuple[Literal["static", "dynamic"], ...] = ("static", "dynamic")
-    per_channel: bool = True
-    reduce_range: bool = False
-    calibration: Literal["minmax", "entropy", "percentile"] = "minmax"
-    calibration_samples: Count = 512
+    schemes: tuple[Literal["static", "dynamic"], ...] = Field(
+        default=("static", "dynamic"), min_length=1, description="Kinds of int8 models to make."
+    )
+    per_channel: bool = Field(default=True, description="One scale for each output channel.")
+    reduce_range: bool = Field(
+        default=False, description="Use 7 bits for weights: safe on x86 without VNNI."
+    )
+    calibration: Literal["minmax", "entropy", "percentile"] = Field(
+        default="minmax", description="How the ranges of activations are found."
+    )
+    calibration_samples: Count = Field(
+        default=512, description="Training samples that calibration sees."
+    )
 
 
 class MeasureSettings(Settings):
     """Say how carefully the host is measured."""
 
-    processes: tuple[Count, ...] = (5, 10, 20)
-    seconds_per_process: Positive = 0.5
-    screening_processes: Count = 3
-    batch: Count = 1
+    processes: tuple[Count, ...] = Field(
+        default=(5, 10, 20),
+        min_length=1,
+        description="Numbers of fresh processes after which the judge looks, rising.",
+    )
+    seconds_per_process: Positive = Field(
+        default=0.5, description="Seconds that each process measures."
+    )
+    screening_processes: Count = Field(
+        default=3, description="Processes of the quick look that picks the finalists."
+    )
+    batch: Count = Field(default=1, description="Samples in each measured call.")
+
+    @field_validator("processes")
+    @classmethod
+    def _rises(cls, processes: tuple[int, ...]) -> tuple[int, ...]:
+        if any(after <= before for before, after in pairwise(processes)):
+            raise ValueError(f"given {list(processes)}, expected numbers that rise")
+        return processes
 
 
 class AcceptSettings(Settings):
-    """Say how much of the teacher's score may be lost, absolute, in the metric's own unit."""
+    """Say how much of the teacher's score may be lost."""
 
-    max_drop: Annotated[float, Field(ge=0.0)]
+    max_drop: Annotated[float, Field(ge=0.0)] = Field(
+        description="Largest loss against the teacher, absolute, in the metric's own unit."
+    )
 
 
 class Recipe(Settings):
-    """Hold a whole recipe. `task` is `file.py:function`, relative to the recipe; or `builtin`."""
+    """Hold a whole recipe."""
 
-    task: str = "digits"
-    data: Path | None = None
-    seed: Annotated[int, Field(ge=0)] = 0
-    teacher: TrainSettings | None = None
-    distill: DistillSettings | None = None
-    prune: PruneSettings | None = None
-    redistill: DistillSettings | None = None
-    export: ExportSettings = ExportSettings()
-    quantize: QuantizeSettings | None = None
-    measure: MeasureSettings | None = MeasureSettings()
-    accept: AcceptSettings | None = None
+    task: str = Field(
+        default=BUILT_IN_TASK,
+        description="The user's task as file.py:function, relative to the recipe; or digits.",
+    )
+    data: Path | None = Field(
+        default=None, description="A file or folder handed to the task, relative to the recipe."
+    )
+    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
+        default=0, description="Seed of every random draw."
+    )
+    teacher: TrainSettings | None = Field(
+        default=None, description="Train the teacher; leave out for one already trained."
+    )
+    distill: DistillSettings | None = Field(
+        default=None, description="Teach the student the teacher's soft targets."
+    )
+    prune: PruneSettings | None = Field(
+        default=None, description="Remove the least important channels."
+    )
+    redistill: DistillSettings | None = Field(
+        default=None, description="Distill again after pruning."
+    )
+    export: ExportSettings = Field(default=ExportSettings(), description="Write the ONNX file.")
+    quantize: QuantizeSettings | None = Field(
+        default=None, description="Make int8 candidates beside the float model."
+    )
+    measure: MeasureSettings | None = Field(
+        default=MeasureSettings(), description="Measure the candidates on this host."
+    )
+    accept: AcceptSettings | None = Field(
+        default=None, description="Judge the loss of accuracy against the teacher."
+    )
+
+    @field_validator("task")
+    @classmethod
+    def _names_a_function(cls, task: str) -> str:
+        file, _, function = task.rpartition(":")
+        if task != BUILT_IN_TASK and not (file.endswith(".py") and function.isidentifier()):
+            near = did_you_mean(task, [BUILT_IN_TASK])
+            raise ValueError(
+                f"given {task!r}, expected 'file.py:function' or '{BUILT_IN_TASK}'{near}"
+            )
+        return task
+
+    @model_validator(mode="after")
+    def _has_stages_in_order(self) -> Recipe:
+        if self.redistill and not self.prune:
+            raise ValueError(
+                "[redistill] without [prune]: there is nothing to recover from; "
+                "add [prune] or remove [redistill]"
+            )
+        if self.redistill and not self.distill:
+            raise ValueError("[redistill] without [distill]: add [distill], or rename the section")
+        return self
+
+
+def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
+    """Return the recipe in the file `path`, or the built-in digits recipe when that is None.
+
+    `overrides` are texts `section.key=value`, the value in TOML syntax or a bare word; the last
+    one wins. `task` and `data` come back absolute, resolved from the recipe's folder.
+
+    Raises RecipeError, one line: file, field, what was given, what was expected.
+    """
+    if path is None:
+        with as_file(files("edgecompress") / "digits.toml") as packaged:
+            document = read_toml(packaged, "a recipe", "install edgecompress again", RecipeError)
+        where, folder = "built-in recipe 'digits'", Path.cwd()
+    else:
+        document = read_toml(path, "a recipe", "'edgecompress init' writes one", RecipeError)
+        where, folder = str(path), path.absolute().parent
+    for override in overrides:
+        _apply_(document, override)
+    given = f" with {' '.join(f'--set {o}' for o in overrides)}" if overrides else ""
+    recipe = parse(Recipe, document, where + given, RecipeError)
+    return recipe.model_copy(update=_resolve(recipe, folder, where + given))
+
+
+def recipe_schema() -> Document:
+    """Return the JSON schema of a recipe, for editors."""
+    return editor_schema(Recipe, "edgecompress recipe")
+
+
+def _resolve(recipe: Recipe, folder: Path, where: str) -> Mapping[str, object]:
+    """Return `task` and `data` as absolute paths, both of which must exist."""
+    task, data = recipe.task, recipe.data
+    if task != BUILT_IN_TASK:
+        name, _, function = task.rpartition(":")
+        file = (folder / name).resolve()
+        if not file.is_file():
+            near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
+            raise RecipeError(f"{where}: task: no file '{file}'{near or '; create it'}")
+        task = f"{file}:{function}"
+    if data is not None:
+        data = (folder / data.expanduser()).resolve()
+        if not data.exists():
+            raise RecipeError(f"{where}: data: no file or folder '{data}'; correct the path")
+    return {"task": task, "data": data}
+
+
+def _apply_(document: dict[str, Any], override: str) -> None:
+    """Write one `section.key=value` into the document."""
+    name, equals, text = override.partition("=")
+    keys = [key.strip() for key in name.split(".")]
+    if not equals or not all(keys):
+        raise RecipeError(
+            f"--set {override}: expected section.key=value, for example distill.epochs=5"
+        )
+    for key in keys[:-1]:
+        document = document.setdefault(key, {})
+        if not isinstance(document, dict):
+            raise RecipeError(f"--set {override}: '{key}' is a value, it has no keys inside")
+    document[keys[-1]] = _read_value(text.strip())
+
+
+def _read_value(text: str) -> object:
+    """Return a TOML value, or the text itself when it is none.
+
+    >>> _read_value("0.5"), _read_value("[1, 2]"), _read_value("sgd"), _read_value("'sgd'")
+    (0.5, [1, 2], 'sgd', 'sgd')
+    """
+    try:
+        document = tomllib.loads(f"value = {text}")
+    except (tomllib.TOMLDecodeError, RecursionError):
+        return text
+    return document["value"] if document.keys() == {"value"} else text
