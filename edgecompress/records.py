@@ -33,13 +33,14 @@ class OnnxModel(Artifact):
 
 @dataclass(frozen=True)
 class Metric:
-    """Hold one score with its 95 % interval (`low <= value <= high`) and the split it was read on."""
+    """Hold one score, its 95 % interval (`low <= value <= high`) and the split it was read on."""
 
     name: str
     value: float
     low: float
     high: float
     split: SplitName
+    higher_is_better: bool = True
 
 
 @dataclass(frozen=True)
@@ -48,6 +49,14 @@ class Evaluation:
 
     metric: Metric
     scores: tuple[float, ...] = field(repr=False)
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Say how a training computes: a decision that is measured once and recorded."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
 
 
 @dataclass(frozen=True)

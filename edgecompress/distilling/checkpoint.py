@@ -1,0 +1,105 @@
+"""Where a training stands, as safetensors: weights, optimizer moments and a few numbers."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as load_tensors
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
+
+from edgecompress.errors import TrainingError
+from edgecompress.records import EpochPoint
+from edgecompress.store import write_atomic
+
+
+@dataclass
+class State:
+    """Say where a training stands: `step` steps into `epoch`."""
+
+    epoch: int = 0
+    step: int = 0
+    loss_sum: float = 0.0
+    rate_scale: float = 1.0
+    rollbacks: int = 0
+    curve: list[EpochPoint] = field(default_factory=list)
+
+    def close_epoch_(self, steps: int, validation: float, seconds: float) -> None:
+        """Note the epoch that ended and stand at the next one's start."""
+        loss = self.loss_sum / steps
+        self.curve.append(EpochPoint(self.epoch + 1, loss, validation, seconds))
+        self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
+
+    def lower_rate_(self, cause: str, limit: int) -> None:
+        """Halve the learning rate after a step that broke; give up after `limit` times."""
+        self.rollbacks += 1
+        self.rate_scale /= 2
+        if self.rollbacks > limit:
+            raise TrainingError(
+                f"training: {cause} in epoch {self.epoch + 1}, also with the learning rate "
+                f'lowered {limit} times; give a lower learning_rate, or precision = "fp32"'
+            )
+
+    def snapshot(self, module: nn.Module, optimizer: Any) -> bytes:
+        """Return everything as safetensors bytes."""
+        values = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+        for index, moments in optimizer.state_dict()["state"].items():
+            for name, tensor in moments.items():
+                if isinstance(tensor, Tensor):
+                    values[f"optimizer.{index}.{name}"] = tensor
+        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in values.items()}
+        return tensors_to_bytes(
+            {name: tensor.clone() for name, tensor in plain.items()},
+            metadata={"state": json.dumps(asdict(self))},
+        )
+
+
+def write_checkpoint(path: Path, state: State, module: nn.Module, optimizer: Any) -> None:
+    """Write a checkpoint atomically."""
+    write_atomic(path, state.snapshot(module, optimizer))
+
+
+def read_checkpoint(path: Path, module: nn.Module, optimizer: Any) -> State:
+    """Bring module and optimizer to where a checkpoint stands; a torn file is ignored."""
+    try:
+        return restore_(path.read_bytes(), module, optimizer)
+    except (SafetensorError, ValueError, KeyError, RuntimeError):
+        return State()
+
+
+def restore_(data: bytes, module: nn.Module, optimizer: Any) -> State:
+    """Bring module and optimizer to a snapshot, in place, and return its state."""
+    values = load_tensors(data)
+    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+    state = State(**json.loads(header["__metadata__"]["state"]))
+    state.curve = [EpochPoint(**point) for point in state.curve]  # type: ignore[arg-type]
+    module.load_state_dict(_named("module.", values))
+    moments: dict[int, dict[str, Tensor]] = {}
+    for name, tensor in _named("optimizer.", values).items():
+        index, _, key = name.partition(".")
+        moments.setdefault(int(index), {})[key] = tensor
+    whole = optimizer.state_dict()
+    optimizer.load_state_dict({"state": moments, "param_groups": whole["param_groups"]})
+    return state
+
+
+def save_weights(module: nn.Module, path: Path) -> None:
+    """Write a module's weights as safetensors, atomically, in the plain memory layout."""
+    plain = {k: v.detach().cpu().contiguous().clone() for k, v in module.state_dict().items()}
+    write_atomic(path, tensors_to_bytes(plain))
+
+
+def load_weights_(module: nn.Module, path: Path) -> nn.Module:
+    """Load weights written by `save_weights` into a module of the same shape, and return it."""
+    module.load_state_dict(load_tensors(path.read_bytes()))
+    return module
+
+
+def _named(prefix: str, values: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
+    return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}

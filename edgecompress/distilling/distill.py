@@ -1,0 +1,215 @@
+"""Distillation: a student learns from its teacher, beside a control that has only the labels."""
+
+from __future__ import annotations
+
+import copy
+import time
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from numpy.typing import NDArray
+from torch import nn
+from torch.nn import functional as F
+
+from edgecompress.distilling.loop import (
+    Bench,
+    Lesson,
+    autocast,
+    logits_of,
+    make_optimizer,
+    placed,
+    train_,
+)
+from edgecompress.distilling.views import SoftTargets, task_views, tensors
+from edgecompress.errors import TrainingError
+from edgecompress.recipe import DistillSettings, TrainSettings
+from edgecompress.records import EpochPoint, Evaluation, Mode, SplitName
+from edgecompress.statistics import paired_drop
+from edgecompress.tasks.metrics import evaluate
+from edgecompress.tasks.task import Arrays, Task
+from edgecompress.teachers.adapters import Teacher
+
+DISTILLED, CONTROL = "distilled", "control"
+
+
+@dataclass(frozen=True)
+class TrainedArm:
+    """Hold one trained arm: the network, its validation score and its curve."""
+
+    name: str
+    module: nn.Module
+    evaluation: Evaluation
+    curve: tuple[EpochPoint, ...]
+
+
+@dataclass(frozen=True)
+class Distilled:
+    """Hold both arms of a distillation, and which of them goes on and why."""
+
+    arms: tuple[TrainedArm, ...]
+    shipped: str
+    reason: str
+
+    @property
+    def module(self) -> nn.Module:
+        """Return the network that goes on."""
+        return next(arm.module for arm in self.arms if arm.name == self.shipped)
+
+
+def distill(
+    student: nn.Module,
+    teacher: Teacher,
+    task: Task,
+    settings: DistillSettings = DistillSettings(),
+    bench: Bench = Bench(),
+) -> Distilled:
+    """Train `student` from `teacher`, and its hard-label control, and keep the better one.
+
+    Both arms start from the same weights and see the same number of samples in the same order,
+    augmented alike. The arguments are left as they were.
+    """
+    arms = tuple(
+        train_arm(name, student, task, settings, bench, teacher) for name in (DISTILLED, CONTROL)
+    )
+    shipped, reason = pick_arm({arm.name: arm.evaluation for arm in arms})
+    return Distilled(arms, shipped, reason)
+
+
+def train_arm(
+    name: str,
+    network: nn.Module,
+    task: Task,
+    settings: TrainSettings,
+    bench: Bench = Bench(),
+    teacher: Teacher | None = None,
+    soft_folder: Path | None = None,
+) -> TrainedArm:
+    """Train a copy of `network` as one arm: `distilled` asks the teacher, every other does not.
+
+    `soft_folder` keeps the teacher's logits for a later arm or run. A pool of unlabelled samples
+    is shown to the distilled arm; the others see as many samples, all labelled.
+    """
+    module = copy.deepcopy(network)
+    lesson = _lesson(name, task, settings, bench, teacher, soft_folder)
+    curve = train_(
+        module, lesson, settings, lambda m: score(m, task, "validation").metric.value, bench
+    )
+    module.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    module.eval()
+    return TrainedArm(name, module, score(module, task, "validation"), curve)
+
+
+def _lesson(  # noqa: PLR0913  the arm's parts, gathered here once
+    name: str,
+    task: Task,
+    settings: TrainSettings,
+    bench: Bench,
+    teacher: Teacher | None,
+    soft_folder: Path | None,
+) -> Lesson:
+    pooled = isinstance(settings, DistillSettings) and task.unlabelled is not None
+    extra = len(task.unlabelled) if pooled and task.unlabelled is not None else 0
+    samples = len(task.train) + extra
+    if name != DISTILLED or not isinstance(settings, DistillSettings):
+        return Lesson(task_views(task, settings.views, bench.seed, pool=False), samples)
+    if teacher is None:
+        raise TrainingError("distill: no teacher was given; the distilled arm needs one")
+    views = task_views(task, settings.views, bench.seed, pool=True)
+    soft = SoftTargets(
+        teacher, views, soft_folder, autocast=bench.mode.precision == "bf16", tick=bench.tick
+    )
+    return Lesson(views, samples, soft, settings.temperature, settings.kd_weight)
+
+
+def pick_arm(evaluations: Mapping[str, Evaluation]) -> tuple[str, str]:
+    """Return the arm to keep, judged on validation, and whether distillation helped, in words."""
+    distilled, control = evaluations[DISTILLED], evaluations[CONTROL]
+    drop = paired_drop(distilled.scores, control.scores)  # positive: distillation is ahead
+    gain = f"{drop.value:+.4f} {distilled.metric.name} [{drop.low:+.4f}, {drop.high:+.4f}]"
+    if drop.low > 0:
+        words = f"distillation helped: {gain} over hard labels alone"
+    elif drop.high < 0:
+        words = f"distillation hurt: {gain} against hard labels alone"
+    else:
+        words = f"distillation made no difference that this validation set can show: {gain}"
+    shipped = DISTILLED if drop.value >= 0 else CONTROL
+    return shipped, f"{words}; the {shipped} student goes on"
+
+
+def forward(module: nn.Module, inputs: Arrays, batch: int = 500) -> NDArray[np.float32]:
+    """Return the network's outputs on named arrays, in eval mode and float32, without gradients."""
+    was_training = module.training
+    module.eval()
+    whole = tensors(inputs)
+    total = len(next(iter(whole.values())))
+    device = next((p.device for p in module.parameters()), torch.device("cpu"))
+    parts = []
+    with torch.no_grad():
+        for start in range(0, total, batch):
+            part = [tensor[start : start + batch].to(device) for tensor in whole.values()]
+            parts.append(logits_of(module(*part)).float().cpu().numpy())
+    module.train(was_training)
+    return np.concatenate(parts)
+
+
+def score(module: nn.Module, task: Task, split: SplitName) -> Evaluation:
+    """Return the task's metric for a network on one split."""
+    data = {"train": task.train, "validation": task.validation, "test": task.test}[split]
+    return evaluate(task.metric, forward(module, data.inputs), _labels(data.labels), split)
+
+
+def _labels(labels: NDArray[np.generic] | None) -> NDArray[np.generic]:
+    if labels is None:
+        raise TrainingError("task: a split to score on has no labels; expected one per sample")
+    return labels
+
+
+def fastest_mode(network: nn.Module, task: Task, settings: TrainSettings, steps: int = 4) -> Mode:
+    """Time a few training steps in each mode that this machine has and return the fastest one.
+
+    bfloat16 is tried only where the processor has instructions for it, channels-last only for
+    images. The answer depends on the machine: a run records it, and a resumed run keeps it.
+    """
+    images = any(array.ndim == 4 for array in task.train.inputs.values())
+    layouts = (False, True) if images else (False,)
+    wanted = settings.precision
+    precisions = ("fp32", "bf16") if wanted == "auto" and _has_bf16() else (wanted,)
+    precisions = tuple("fp32" if p == "auto" else p for p in precisions)
+    modes = [Mode(p, c) for p in precisions for c in layouts]  # type: ignore[arg-type]
+    if len(modes) == 1:
+        return modes[0]
+    return min(modes, key=lambda mode: _seconds(network, task, settings, mode, steps))
+
+
+def _has_bf16() -> bool:
+    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
+
+
+def _seconds(
+    network: nn.Module, task: Task, settings: TrainSettings, mode: Mode, steps: int
+) -> float:
+    module = copy.deepcopy(network).train()
+    if mode.channels_last:
+        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    rows = slice(0, settings.batch_size)
+    device = torch.device("cpu")
+    inputs = [placed(t, mode, device) for t in tensors(task.train.take(rows).inputs).values()]
+    labels = torch.as_tensor(np.asarray(_labels(task.train.labels))[rows], dtype=torch.int64)
+    optimizer = make_optimizer(module, replace_rate(settings))
+    best = float("inf")
+    for _ in range(steps):
+        started = time.perf_counter()
+        with autocast(mode, device):
+            logits = logits_of(module(*inputs))
+        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+        optimizer.step()
+        best = min(best, time.perf_counter() - started)
+    return best
+
+
+def replace_rate(settings: TrainSettings) -> TrainSettings:
+    """Return the settings with a learning rate that leaves the trial's weights finite."""
+    return settings.model_copy(update={"learning_rate": 1e-6})

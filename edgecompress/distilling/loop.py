@@ -1,0 +1,278 @@
+"""The training loop, on accelerate: one process or several, resumable at any step.
+
+Every random draw is a function of (seed, epoch, step) and never of what ran before, so a
+checkpoint needs no generator state and a resumed training ends in the same bits.
+"""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from accelerate import Accelerator
+from accelerate.utils import broadcast_object_list
+from torch import Tensor, nn
+
+from edgecompress.distilling.checkpoint import State, read_checkpoint, restore_, write_checkpoint
+from edgecompress.distilling.losses import distillation_loss, hard_loss
+from edgecompress.distilling.views import SoftTargets, Views, generator, mixed_seed
+from edgecompress.errors import TrainingError
+from edgecompress.recipe import TrainSettings
+from edgecompress.records import EpochPoint, Mode
+from edgecompress.store import Crew
+
+CHECKPOINT_SECONDS = 30.0
+MAX_ROLLBACKS = 3
+
+
+def _no_tick(text: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class Bench:
+    """Hold what a training needs from outside: its seed, how it computes, whom it tells.
+
+    `tick(text, done, total)` hears of each step and may raise to stop the training; what was
+    trained until the last checkpoint (30 s at most) is kept in `checkpoint`.
+    """
+
+    seed: int = 0
+    mode: Mode = field(default_factory=Mode)
+    checkpoint: Path | None = None
+    tick: Callable[[str, int, int], None] = _no_tick
+
+
+@dataclass(frozen=True)
+class Lesson:
+    """Hold what an arm learns from. Without `soft` it learns from hard labels alone.
+
+    `samples` is how many samples an epoch shows: arms that are compared show equally many.
+    """
+
+    views: Views
+    samples: int
+    soft: SoftTargets | None = None
+    temperature: float = 1.0
+    kd_weight: float = 0.0
+
+    def loss(self, logits: Tensor, soft: Tensor | None, labels: Tensor, smoothing: float) -> Tensor:
+        """Return the arm's loss on one batch."""
+        if soft is None:
+            return hard_loss(logits, labels, smoothing)
+        return distillation_loss(logits, soft, labels, self.temperature, self.kd_weight, smoothing)
+
+
+def crew_of_launch() -> Crew:
+    """Return the processes that `accelerate launch` started; this one alone without it."""
+    accelerator = Accelerator()
+    if accelerator.num_processes == 1:
+        return Crew()
+
+    def agree(value: Any) -> Any:
+        return broadcast_object_list([value])[0]
+
+    return Crew(accelerator.process_index, accelerator.num_processes, agree)
+
+
+def learning_rate(settings: TrainSettings, step: int, total: int) -> float:
+    """Return the rate at a step: linear warm-up, then a half cosine down to zero.
+
+    >>> s = TrainSettings(learning_rate=1.0, warmup_ratio=0.1)
+    >>> [round(learning_rate(s, step, 100), 3) for step in (0, 9, 55, 99)]
+    [0.1, 1.0, 0.5, 0.0]
+    """
+    warmup = max(1, round(settings.warmup_ratio * total))
+    if step < warmup:
+        return settings.learning_rate * (step + 1) / warmup
+    share = (step - warmup + 1) / max(1, total - warmup)
+    return settings.learning_rate * 0.5 * (1.0 + math.cos(math.pi * min(1.0, share)))
+
+
+def train_(
+    module: nn.Module,
+    lesson: Lesson,
+    settings: TrainSettings,
+    score: Callable[[nn.Module], float],
+    bench: Bench = Bench(),
+) -> tuple[EpochPoint, ...]:
+    """Train `module` in place and return its curve; `score(module)` is the validation metric.
+
+    Raises TrainingError when the loss or a gradient is not finite even after going back to the
+    last good state with half the learning rate three times.
+    """
+    trainer = _Trainer(module, lesson, settings, bench)
+    if bench.checkpoint is not None and bench.checkpoint.exists():
+        trainer.state = read_checkpoint(bench.checkpoint, trainer.module, trainer.optimizer)
+    while trainer.state.epoch < settings.epochs:
+        trainer.epoch_(score)
+    return tuple(trainer.state.curve)
+
+
+class _Trainer:
+    """Hold the live handles of one training; `state` is all that a checkpoint holds beside."""
+
+    def __init__(
+        self, module: nn.Module, lesson: Lesson, settings: TrainSettings, bench: Bench
+    ) -> None:
+        self.lesson, self.settings, self.bench = lesson, settings, bench
+        self.accelerator = Accelerator()
+        if bench.mode.channels_last:
+            module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+        self.module = module
+        self.prepared, self.optimizer = self.accelerator.prepare(
+            module, make_optimizer(module, settings)
+        )
+        self.batch = min(settings.batch_size, lesson.samples)
+        self.steps = lesson.samples // self.batch
+        self.state = State()
+        self.saved = time.monotonic()
+
+    def epoch_(self, score: Callable[[nn.Module], float]) -> None:
+        """Run one epoch from wherever the state stands, rolling back if it breaks."""
+        started = time.monotonic()
+        good = self.state.snapshot(self.module, self.optimizer)
+        self.prepared.train()
+        try:
+            for rows in self._batches():
+                self.state.loss_sum += self._step_(rows)
+                self.state.step += 1
+                self._report_and_save()
+        except _NotFiniteError as error:
+            self.state = restore_(good, self.module, self.optimizer)
+            self.state.lower_rate_(str(error), MAX_ROLLBACKS)
+            return
+        self.state.close_epoch_(self.steps, self._scored(score), time.monotonic() - started)
+
+    def _scored(self, score: Callable[[nn.Module], float]) -> float:
+        self.module.eval()
+        return score(self.module)
+
+    def _batches(self) -> Iterator[Tensor]:
+        """Yield this process's rows of each global batch left in the epoch."""
+        epoch, seen = self.state.epoch, self.steps * self.batch
+        order = sample_order(len(self.lesson.views), seen, self.bench.seed, epoch)
+        for step in range(self.state.step, self.steps):
+            rows = order[step * self.batch : (step + 1) * self.batch]
+            yield rows[self.accelerator.process_index :: self.accelerator.num_processes]
+
+    def _step_(self, rows: Tensor) -> float:
+        """Take one optimizer step on `rows`, in as many parts as the recipe accumulates."""
+        done = self.state.epoch * self.steps + self.state.step
+        torch.manual_seed(mixed_seed(self.bench.seed, done))  # dropout draws from here
+        rate = learning_rate(self.settings, done, self.settings.epochs * self.steps)
+        for group in self.optimizer.param_groups:
+            group["lr"] = rate * self.state.rate_scale
+        self.optimizer.zero_grad()
+        parts = [p for p in rows.chunk(self.settings.accumulation_steps) if len(p)]
+        total = 0.0
+        for index, part in enumerate(parts):
+            last = index == len(parts) - 1
+            with self.accelerator.no_sync(self.prepared) if not last else _nothing():
+                loss = self._loss(part) * (len(part) / len(rows))
+                self.accelerator.backward(loss)
+            total += float(loss.detach())
+        norm = self.accelerator.clip_grad_norm_(self.prepared.parameters(), self.settings.clip_norm)
+        if not (math.isfinite(total) and math.isfinite(float(norm))):
+            raise _NotFiniteError(_cause(self.module, total))
+        self.optimizer.step()
+        return total
+
+    def _loss(self, rows: Tensor) -> Tensor:
+        lesson, device = self.lesson, self.accelerator.device
+        view = lesson.views.index(self.state.epoch)
+        inputs = [
+            placed(t[rows], self.bench.mode, device) for t in lesson.views.view(view).values()
+        ]
+        soft = None if lesson.soft is None else lesson.soft.of(view)[rows].to(device)
+        with autocast(self.bench.mode, device):
+            logits = logits_of(self.prepared(*inputs))
+        return lesson.loss(
+            logits, soft, lesson.views.labels[rows].to(device), self.settings.label_smoothing
+        )
+
+    def _report_and_save(self) -> None:
+        state, total = self.state, self.settings.epochs * self.steps
+        done = state.epoch * self.steps + state.step
+        text = f"epoch {state.epoch + 1}/{self.settings.epochs}"
+        if state.curve:
+            text += f", validation {state.curve[-1].validation:.4f}"
+        due = time.monotonic() - self.saved >= CHECKPOINT_SECONDS
+        if due and self.bench.checkpoint is not None and self.accelerator.is_main_process:
+            write_checkpoint(self.bench.checkpoint, state, self.module, self.optimizer)
+            self.saved = time.monotonic()
+        self.bench.tick(text, done, total)
+
+
+class _NotFiniteError(Exception):
+    """Say what was not finite in a step."""
+
+
+def sample_order(available: int, wanted: int, seed: int, epoch: int) -> Tensor:
+    """Return `wanted` row numbers: whole permutations of the samples, one after another.
+
+    >>> sorted(sample_order(3, 6, seed=0, epoch=1).tolist())
+    [0, 0, 1, 1, 2, 2]
+    """
+    rounds = math.ceil(wanted / available)
+    orders = [torch.randperm(available, generator=generator(seed, epoch, r)) for r in range(rounds)]
+    return torch.cat(orders)[:wanted]
+
+
+def make_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer; vectors (biases, norms) carry no weight decay."""
+    trained = [p for p in module.parameters() if p.requires_grad]
+    if not trained:
+        raise TrainingError(
+            "student: all of its parameters are frozen; expected some with requires_grad; "
+            "unfreeze what should learn"
+        )
+    groups = [
+        {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
+        {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},
+    ]
+    groups = [group for group in groups if group["params"]]
+    if settings.optimizer == "sgd":
+        return torch.optim.SGD(groups, lr=settings.learning_rate, momentum=0.9, nesterov=True)
+    return torch.optim.AdamW(groups, lr=settings.learning_rate)
+
+
+def logits_of(output: Any) -> Tensor:
+    """Return the logits of a network's answer: the tensor itself or its `.logits`."""
+    logits = getattr(output, "logits", output)
+    if not isinstance(logits, Tensor):
+        raise TrainingError(
+            f"network: it returned {type(output).__name__}; expected one tensor of logits "
+            "(batch, classes), or an object with `.logits`"
+        )
+    return logits
+
+
+def placed(tensor: Tensor, mode: Mode, device: torch.device) -> Tensor:
+    """Return a batch where and how the network wants it."""
+    if mode.channels_last and tensor.ndim == 4:
+        return tensor.to(device, memory_format=torch.channels_last)
+    return tensor.to(device)
+
+
+def autocast(mode: Mode, device: torch.device) -> torch.autocast:
+    """Return the context that runs a forward pass in the mode's precision."""
+    return torch.autocast(device.type, torch.bfloat16, enabled=mode.precision == "bf16")
+
+
+def _nothing() -> torch.autocast:
+    return torch.autocast("cpu", enabled=False)
+
+
+def _cause(module: nn.Module, loss: float) -> str:
+    if not math.isfinite(loss):
+        return "the loss is not finite"
+    for name, parameter in module.named_parameters():
+        if parameter.grad is not None and not bool(torch.isfinite(parameter.grad).all()):
+            return f"the gradient of {name} is not finite"
+    return "the gradient's norm is not finite"
