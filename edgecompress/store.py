@@ -218,7 +218,7 @@ class Store:
             value = TypeAdapter(kind).validate_python(document["value"], strict=False)
         except ValidationError as error:
             raise ValueError("the record does not fit this version") from error
-        return _with_paths(value, lambda path: folder / path)
+        return with_paths(value, lambda path: folder / path)
 
     def _finish(
         self, folder: Path, code: StageCode, inputs: Mapping[str, object], kind: type[T], value: T
@@ -226,7 +226,7 @@ class Store:
         for item in _artifacts(value):
             with item.path.open("rb") as stream:
                 os.fsync(stream.fileno())
-        relative = _with_paths(value, lambda path: path.relative_to(folder))
+        relative = with_paths(value, lambda path: path.relative_to(folder))
         plain = TypeAdapter(kind).dump_python(relative, mode="json")
         document = {
             "stage": code.name,
@@ -301,15 +301,15 @@ def _parts(value: object) -> Sequence[object]:
     return value if isinstance(value, tuple | list) else ()
 
 
-def _with_paths(value: T, change: Callable[[Path], Path]) -> T:
+def with_paths(value: T, change: Callable[[Path], Path]) -> T:
     """Return the record with every path in it changed; records are small, so it walks them all."""
     if isinstance(value, Path):
         return change(value)  # type: ignore[return-value]
     if is_dataclass(value) and not isinstance(value, type):
-        changed = {f.name: _with_paths(getattr(value, f.name), change) for f in fields(value)}
+        changed = {f.name: with_paths(getattr(value, f.name), change) for f in fields(value)}
         return replace(value, **changed)
     if isinstance(value, Mapping):
-        return {k: _with_paths(v, change) for k, v in value.items()}  # type: ignore[return-value]
+        return {k: with_paths(v, change) for k, v in value.items()}  # type: ignore[return-value]
     if isinstance(value, tuple) and not any(isinstance(v, float) for v in value[:1]):
-        return tuple(_with_paths(v, change) for v in value)  # type: ignore[return-value]
+        return tuple(with_paths(v, change) for v in value)  # type: ignore[return-value]
     return value

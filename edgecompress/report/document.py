@@ -1,0 +1,198 @@
+"""Write the report as one JSON document, exactly as the published schema says."""
+
+from __future__ import annotations
+
+import json
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import asdict
+from importlib.resources import files
+from pathlib import Path
+
+from edgecompress.records import (
+    Arm,
+    Artifact,
+    BudgetCheck,
+    Candidate,
+    Evaluation,
+    Measurement,
+    Metric,
+    Prediction,
+    PruningOutcome,
+    Quantiles,
+    Report,
+    Status,
+    TrainedNetwork,
+)
+from edgecompress.report.figures import distillation_gain, process_medians, removed_ratio
+from edgecompress.report.record import relative_to_folder
+
+Json = dict[str, object]
+
+
+def report_json(report: Report) -> Json:
+    """Return the report as JSON-ready data; paths are relative to the run folder."""
+    candidates = [_candidate(c, report.folder) for c in report.candidates]
+    document: Json = {
+        "schema_version": report.schema_version,
+        "verdict": report.verdict.status,
+        "reason": report.verdict.reason,
+        "profile": report.profile,
+        "task": report.task,
+        "checks": [_check(check) for check in report.verdict.checks],
+        "chosen": report.chosen,
+        "candidates": candidates,
+        "teacher": _candidate(report.teacher, report.folder) if report.teacher else None,
+        "control": _candidate(report.control, report.folder) if report.control else None,
+        "trainings": [_training(t, report.folder) for t in report.trainings],
+        "prunings": [_pruning(p, report.folder) for p in report.prunings],
+        "test_reads": report.test_reads,
+        "environment": dict(report.environment),
+        "settings": dict(report.settings),
+        "notes": list(report.notes),
+    }
+    return {key: _plain(value) for key, value in document.items()}
+
+
+def reports_json(reports: Sequence[Report]) -> Json:
+    """Return several reports as one document whose verdict is the worst of theirs."""
+    order: tuple[Status, ...] = ("fail", "inconclusive", "pass")
+    found = {report.verdict.status for report in reports}
+    return {
+        "schema_version": 1,
+        "verdict": next((status for status in order if status in found), "inconclusive"),
+        "reports": [report_json(report) for report in reports],
+    }
+
+
+def report_schema() -> Json:
+    """Return the published JSON schema (draft 2020-12) of both kinds of document."""
+    text = files("edgecompress.report").joinpath("report.schema.json").read_text("utf-8")
+    schema: Json = json.loads(text)
+    return schema
+
+
+def _plain(value: object) -> object:
+    """Return `value` as JSON has it: no NaN or infinity, no paths, only lists and text keys."""
+    if isinstance(value, Mapping):
+        return {str(key): _plain(part) for key, part in value.items()}
+    if isinstance(value, list | tuple | set | frozenset):
+        return [_plain(part) for part in value]
+    if isinstance(value, float):
+        return float(value) if math.isfinite(value) else None
+    if value is None or isinstance(value, str | bool | int):
+        return value
+    return value.as_posix() if isinstance(value, Path) else str(value)
+
+
+def _check(check: BudgetCheck) -> Json:
+    return asdict(check)
+
+
+def _artifact(item: Artifact, folder: Path) -> Json:
+    return {
+        "path": relative_to_folder(item.path, folder),
+        "sha256": item.sha256,
+        "size_bytes": item.size_bytes,
+    }
+
+
+def _candidate(candidate: Candidate, folder: Path) -> Json:
+    measurement, prediction = candidate.measurement, candidate.prediction
+    return {
+        "label": candidate.label,
+        **_artifact(candidate.model, folder),
+        "scheme": candidate.scheme,
+        "metrics": _metrics(candidate.evaluations),
+        "host": _host(measurement) if measurement else None,
+        "device": _device(prediction) if prediction else None,
+        "parity": asdict(candidate.parity) if candidate.parity else None,
+        "dropped": candidate.dropped,
+    }
+
+
+def _metrics(evaluations: Sequence[Evaluation]) -> Json:
+    """Return scores by name: the test score under the metric's own name where it was read."""
+    found: Json = {}
+    for metric in sorted((e.metric for e in evaluations), key=lambda m: m.split != "test"):
+        key = metric.name if metric.name not in found else f"{metric.split}_{metric.name}"
+        found[key] = _metric(metric)
+    return found
+
+
+def _metric(metric: Metric) -> Json:
+    return {
+        "value": metric.value,
+        "low": metric.low,
+        "high": metric.high,
+        "split": metric.split,
+        "higher_is_better": metric.higher_is_better,
+    }
+
+
+def _host(measurement: Measurement) -> Json:
+    return {
+        "latency_ms": _quantiles(measurement.latency_ms),
+        "wall_latency_ms": _quantiles(measurement.wall_latency_ms),
+        "process_p50_ms": process_medians(measurement),
+        "processes": len(measurement.processes),
+        "peak_memory_bytes": measurement.peak_memory_bytes,
+        "cold_start_ms": measurement.cold_start_ms,
+        "threads": measurement.threads,
+        "batch": measurement.batch,
+        "machine": measurement.host,
+        "uncontrolled": list(measurement.uncontrolled),
+    }
+
+
+def _device(prediction: Prediction) -> Json:
+    return {
+        "latency_ms": _quantiles(prediction.latency_ms),
+        "low_factor": prediction.low_factor,
+        "high_factor": prediction.high_factor,
+        "tail_ratio": prediction.tail_ratio,
+        "basis": prediction.basis,
+        "peak_memory_bytes": None,
+        "cold_start_ms": None,
+    }
+
+
+def _quantiles(quantiles: Quantiles) -> Json:
+    return asdict(quantiles)
+
+
+def _training(training: TrainedNetwork, folder: Path) -> Json:
+    gain = distillation_gain(training)
+    return {
+        "stage": training.stage,
+        "shipped": training.shipped,
+        "reason": training.reason,
+        "parameters": training.parameters,
+        "distilled_minus_control": asdict(gain) if gain else None,
+        "arms": [_arm(arm, folder) for arm in training.arms],
+    }
+
+
+def _arm(arm: Arm, folder: Path) -> Json:
+    return {
+        "name": arm.name,
+        "weights": _artifact(arm.weights, folder),
+        "metrics": _metrics([arm.evaluation]),
+        "curve": [asdict(point) for point in arm.curve],
+    }
+
+
+def _pruning(pruning: PruningOutcome, folder: Path) -> Json:
+    return {
+        "requested_ratio": pruning.requested_ratio,
+        "achieved_macs_ratio": removed_ratio(pruning.macs_before, pruning.macs_after),
+        "achieved_parameters_ratio": removed_ratio(
+            pruning.parameters_before, pruning.parameters_after
+        ),
+        "macs_before": pruning.macs_before,
+        "macs_after": pruning.macs_after,
+        "parameters_before": pruning.parameters_before,
+        "parameters_after": pruning.parameters_after,
+        "plan": _artifact(pruning.plan, folder),
+        "weights": _artifact(pruning.weights, folder),
+    }
