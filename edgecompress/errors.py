@@ -35,6 +35,10 @@ class EdgecompressError(Exception):
 
     exit_code = EXIT_BUG
 
+    def __str__(self) -> str:
+        """Return one printable line, whatever the name of a file or a key holds."""
+        return "".join(c if c.isprintable() else " " for c in super().__str__())
+
 
 class InputError(EdgecompressError):
     """Say that something the user gave is wrong."""
