@@ -6,7 +6,7 @@ import copy
 import time
 from collections.abc import Mapping
 from dataclasses import dataclass
-from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import torch
@@ -85,15 +85,14 @@ def train_arm(
     settings: TrainSettings,
     bench: Bench = Bench(),
     teacher: Teacher | None = None,
-    soft_folder: Path | None = None,
 ) -> TrainedArm:
     """Train a copy of `network` as one arm: `distilled` asks the teacher, every other does not.
 
-    `soft_folder` keeps the teacher's logits for a later arm or run. A pool of unlabelled samples
-    is shown to the distilled arm; the others see as many samples, all labelled.
+    A pool of unlabelled samples is shown to the distilled arm; the others see as many samples,
+    all labelled.
     """
     module = copy.deepcopy(network)
-    lesson = _lesson(name, task, settings, bench, teacher, soft_folder)
+    lesson = _lesson(name, task, settings, bench, teacher)
     curve = train_(
         module, lesson, settings, lambda m: score(m, task, "validation").metric.value, bench
     )
@@ -102,13 +101,12 @@ def train_arm(
     return TrainedArm(name, module, score(module, task, "validation"), curve)
 
 
-def _lesson(  # noqa: PLR0913  the arm's parts, gathered here once
+def _lesson(
     name: str,
     task: Task,
     settings: TrainSettings,
     bench: Bench,
     teacher: Teacher | None,
-    soft_folder: Path | None,
 ) -> Lesson:
     pooled = isinstance(settings, DistillSettings) and task.unlabelled is not None
     extra = len(task.unlabelled) if pooled and task.unlabelled is not None else 0
@@ -119,7 +117,7 @@ def _lesson(  # noqa: PLR0913  the arm's parts, gathered here once
         raise TrainingError("distill: no teacher was given; the distilled arm needs one")
     views = task_views(task, settings.views, bench.seed, pool=True)
     soft = SoftTargets(
-        teacher, views, soft_folder, autocast=bench.mode.precision == "bf16", tick=bench.tick
+        teacher, views, bench.soft_folder, autocast=bench.mode.precision == "bf16", tick=bench.tick
     )
     return Lesson(views, samples, soft, settings.temperature, settings.kd_weight)
 
@@ -175,13 +173,16 @@ def fastest_mode(network: nn.Module, task: Task, settings: TrainSettings, steps:
     """
     images = any(array.ndim == 4 for array in task.train.inputs.values())
     layouts = (False, True) if images else (False,)
-    wanted = settings.precision
-    precisions = ("fp32", "bf16") if wanted == "auto" and _has_bf16() else (wanted,)
-    precisions = tuple("fp32" if p == "auto" else p for p in precisions)
-    modes = [Mode(p, c) for p in precisions for c in layouts]  # type: ignore[arg-type]
+    modes = [Mode(p, layout) for p in _precisions(settings.precision) for layout in layouts]
     if len(modes) == 1:
         return modes[0]
     return min(modes, key=lambda mode: _seconds(network, task, settings, mode, steps))
+
+
+def _precisions(wanted: Literal["auto", "fp32", "bf16"]) -> tuple[Literal["fp32", "bf16"], ...]:
+    if wanted != "auto":
+        return (wanted,)
+    return ("fp32", "bf16") if _has_bf16() else ("fp32",)
 
 
 def _has_bf16() -> bool:
@@ -198,7 +199,7 @@ def _seconds(
     device = torch.device("cpu")
     inputs = [placed(t, mode, device) for t in tensors(task.train.take(rows).inputs).values()]
     labels = torch.as_tensor(np.asarray(_labels(task.train.labels))[rows], dtype=torch.int64)
-    optimizer = make_optimizer(module, replace_rate(settings))
+    optimizer = make_optimizer(module, settings.model_copy(update={"learning_rate": 1e-6}))
     best = float("inf")
     for _ in range(steps):
         started = time.perf_counter()
@@ -208,8 +209,3 @@ def _seconds(
         optimizer.step()
         best = min(best, time.perf_counter() - started)
     return best
-
-
-def replace_rate(settings: TrainSettings) -> TrainSettings:
-    """Return the settings with a learning rate that leaves the trial's weights finite."""
-    return settings.model_copy(update={"learning_rate": 1e-6})

@@ -39,12 +39,14 @@ class Bench:
     """Hold what a training needs from outside: its seed, how it computes, whom it tells.
 
     `tick(text, done, total)` hears of each step and may raise to stop the training; what was
-    trained until the last checkpoint (30 s at most) is kept in `checkpoint`.
+    trained until the last checkpoint (30 s at most) is kept in `checkpoint`. `soft_folder` keeps
+    the teacher's logits for a later arm or run.
     """
 
     seed: int = 0
     mode: Mode = field(default_factory=Mode)
     checkpoint: Path | None = None
+    soft_folder: Path | None = None
     tick: Callable[[str, int, int], None] = _no_tick
 
 
