@@ -1,0 +1,111 @@
+"""A pruning as data: which channels went, so that the network can be cut again without its code.
+
+To rebuild a pruned network: construct the original, `apply_plan_`, load the weights.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated, Literal
+
+import torch
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from torch import nn
+from torch_pruning import DependencyGraph
+
+from edgecompress.errors import PruningError
+from edgecompress.pruning.graph import Inputs, opened, positional, quiet, run, trace
+
+Count = Annotated[int, Field(ge=1, strict=True)]
+Channel = Annotated[int, Field(ge=0, strict=True)]
+
+
+class Record(BaseModel):
+    """Be frozen, and refuse every key that is not known."""
+
+    model_config = ConfigDict(frozen=True, extra="forbid")
+
+
+class Cut(Record):
+    """Name the channels that one layer, and all that is coupled to it, loses.
+
+    `width` is the layer's number of channels just before the cut: it tells a plan that was made
+    for another network.
+    """
+
+    module: str
+    side: Literal["out", "in"] = "out"
+    width: Count
+    channels: tuple[Channel, ...]
+
+
+class PruningPlan(Record):
+    """Hold the cuts of a pruning in the order in which they were made."""
+
+    version: Literal[1] = 1
+    cuts: tuple[Cut, ...]
+
+    def save(self, path: Path) -> None:
+        """Write the plan as JSON text."""
+        path.write_text(self.model_dump_json() + "\n", encoding="utf-8")
+
+    @classmethod
+    def load(cls, path: Path) -> PruningPlan:
+        """Read a plan; raise `PruningError` naming the file and the field that is wrong."""
+        try:
+            return cls.model_validate_json(path.read_bytes())
+        except OSError as error:
+            raise PruningError(f"{path}: cannot be read ({error.strerror})") from error
+        except ValidationError as error:
+            first = error.errors()[0]
+            field = ".".join(map(str, first["loc"])) or "the file"
+            raise PruningError(
+                f"{path}: {field} is no part of a pruning plan (version 1): {first['msg']}; "
+                "prune again to write the plan anew"
+            ) from error
+
+
+def apply_plan_(module: nn.Module, plan: PruningPlan, example_inputs: Inputs) -> None:
+    """Cut `module` as the plan says; weights that stay keep their values.
+
+    Raise `PruningError` if the plan was made for another network; `module` is then half cut and
+    must be thrown away. Training mode and `requires_grad` stay as they were.
+    """
+    inputs = positional(example_inputs)
+    with opened(module):
+        run(module, inputs, "does not run on the example inputs")
+        graph, _ = trace(module, inputs)
+        modules = dict(module.named_modules())
+        with torch.no_grad(), quiet():
+            for cut in plan.cuts:
+                _apply_(modules.get(cut.module), cut, graph)
+        run(module, inputs, "does not run after the plan's cuts; it was made for another network")
+
+
+def _apply_(layer: nn.Module | None, cut: Cut, graph: DependencyGraph) -> None:
+    if layer is None or layer not in graph.module2node:
+        raise PruningError(
+            f"pruning plan: module {cut.module!r} is not in the network that the plan is applied "
+            "to; construct the network that was pruned"
+        )
+    pruner, out = graph.get_pruner_of_module(layer), cut.side == "out"
+    width = pruner.get_out_channels(layer) if out else pruner.get_in_channels(layer)
+    if width != cut.width:
+        raise PruningError(
+            f"pruning plan: module {cut.module!r} has {width} channels where the plan expects "
+            f"{cut.width}; construct the network that was pruned"
+        )
+    wanted = set(cut.channels)
+    if (
+        not wanted
+        or len(wanted) < len(cut.channels)
+        or max(wanted) >= width
+        or len(wanted) >= width
+    ):
+        raise PruningError(
+            f"pruning plan: the channels of module {cut.module!r} must be distinct, in "
+            f"0..{width - 1}, at least one and not all of them; given {len(cut.channels)} with "
+            f"maximum {max(wanted, default=-1)}"
+        )
+    function = pruner.prune_out_channels if out else pruner.prune_in_channels
+    graph.get_pruning_group(layer, function, list(cut.channels)).prune(record_history=False)
