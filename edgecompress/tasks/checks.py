@@ -1,0 +1,334 @@
+"""Refuse data that would train in silence and mislead: checked before any training, without torch.
+
+Each refusal is one line that names the split, the input and the sample, and says what to do.
+"""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterator
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import linear_sum_assignment
+
+from edgecompress.errors import DataError, TaskError, TeacherError
+from edgecompress.tasks.metrics import first_non_finite
+from edgecompress.tasks.task import ACCURACY, Split, Task
+
+# What both the training library and ONNX Runtime take as an input without a cast.
+INPUT_DTYPES = ("float32", "int8", "int16", "int32", "int64", "uint8", "bool")
+
+# Official splits of well-known data sets share a few samples (Fashion-MNIST, CIFAR-10): up to this
+# share of the smaller split is a warning, more is a leak.
+OVERLAP_LIMIT = 0.01
+
+# A teacher must go at least this share of the way from guessing to perfect.
+LEAST_SKILL = 0.05
+
+
+def check_task(task: Task) -> tuple[str, ...]:
+    """Check every split of a task and return the warnings, each one line.
+
+    Raises TaskError for class names, DataError for samples and labels.
+    """
+    splits = dict(_splits(task))
+    for name, split in splits.items():
+        _check_split(f"task {task.name!r}, {name}", split)
+        if name != "train":
+            _check_same_inputs(f"task {task.name!r}, {name}", split, task.train)
+    _check_class_names(task)
+    warnings = []
+    for name, split in splits.items():
+        if name != "unlabelled":
+            _check_labels(f"task {task.name!r}, {name}", split, task.class_names)
+            warnings += _missing_classes(task, name, split)
+    return (*warnings, *_check_overlaps(task, splits))
+
+
+def check_teacher_outputs(task: Task, logits: NDArray[Any]) -> None:
+    """Check a teacher's logits on the validation split, shape (samples, classes).
+
+    Raises TeacherError when they have another shape, are not finite, come in another order of
+    classes, or (where the metric is accuracy) are barely better than guessing.
+    """
+    labels = _labels_of(task.validation)
+    classes = class_count(task)
+    check_network(task, "teacher", logits.shape, len(labels))
+    bad = first_non_finite(logits)
+    if bad is not None:
+        raise TeacherError(
+            f"task {task.name!r}, teacher: its logits for validation sample {bad} are not finite; "
+            "check that sample and the teacher's weights"
+        )
+    confusion = np.zeros((classes, classes), dtype=np.int64)
+    np.add.at(confusion, (logits.argmax(axis=1), labels), 1)
+    _check_class_order(task, confusion)
+    if task.metric is ACCURACY:
+        _check_skill(task, confusion)
+
+
+def check_network(task: Task, network: str, output_shape: tuple[int, ...], samples: int) -> None:
+    """Check the shape that a network (`teacher`, `student`) gave for `samples` samples.
+
+    Raises TeacherError or TaskError: one logit for each class, or training would broadcast.
+    """
+    expected = (samples, class_count(task))
+    if tuple(output_shape) == expected:
+        return
+    error = TeacherError if network == "teacher" else TaskError
+    raise error(
+        f"task {task.name!r}, {network}: output shape {tuple(output_shape)} for {samples} samples; "
+        f"expected {expected}, one logit for each of the {expected[1]} classes"
+    )
+
+
+def class_count(task: Task) -> int:
+    """Return the number of classes: of the names, or without names of the training labels."""
+    return len(task.class_names) or int(_labels_of(task.train).max()) + 1
+
+
+def _splits(task: Task) -> Iterator[tuple[str, Split]]:
+    parts = {
+        "train": task.train,
+        "validation": task.validation,
+        "test": task.test,
+        "unlabelled": task.unlabelled,
+    }
+    for name, split in parts.items():
+        if split is None and name == "unlabelled":
+            continue
+        if not isinstance(split, Split):
+            raise TaskError(
+                f"task {task.name!r}, {name}: is a {type(split).__name__}; "
+                "expected a Split(inputs={name: array}, labels=array)"
+            )
+        yield name, split
+
+
+def _check_split(where: str, split: Split) -> None:
+    if not split.inputs:
+        raise DataError(f"{where}: has no inputs; expected a dict of at least one named array")
+    for name, array in split.inputs.items():
+        _check_array(f"{where}, input {name!r}", array)
+    sizes = {name: len(array) for name, array in split.inputs.items()}
+    if split.labels is not None:
+        sizes["labels"] = len(np.atleast_1d(split.labels))
+    if len(set(sizes.values())) > 1:
+        listed = ", ".join(f"{name} {size}" for name, size in sizes.items())
+        raise DataError(
+            f"{where}: arrays hold different numbers of samples ({listed}); "
+            "expected one row of each for every sample"
+        )
+    if not next(iter(sizes.values())):
+        raise DataError(f"{where}: is empty; expected at least one sample")
+
+
+def _check_array(where: str, array: object) -> None:
+    if not isinstance(array, np.ndarray):
+        raise DataError(
+            f"{where}: is a {type(array).__name__}; expected a numpy array, e.g. np.asarray(...)"
+        )
+    if array.ndim == 0:
+        raise DataError(f"{where}: is a single number; expected an array with one row a sample")
+    if array.dtype.name not in INPUT_DTYPES:
+        remedy = (
+            "convert with .astype(np.float32), in which the networks compute"
+            if array.dtype.kind == "f"
+            else "turn each value into a number"
+            if array.dtype.kind in "OSUMm"
+            else "convert to int64 or float32"
+        )
+        raise DataError(
+            f"{where}: dtype {array.dtype} is not supported (expected one of "
+            f"{', '.join(INPUT_DTYPES)}); {remedy}"
+        )
+    bad = first_non_finite(array)
+    if bad is not None:
+        raise DataError(
+            f"{where}: sample {bad} holds a value that is not finite (NaN or infinity); "
+            "remove the sample or fill the value in"
+        )
+
+
+def _check_same_inputs(where: str, split: Split, train: Split) -> None:
+    if list(split.inputs) != list(train.inputs):
+        raise DataError(
+            f"{where}: inputs {list(split.inputs)} differ from train's {list(train.inputs)}; "
+            "expected the same names in the same order"
+        )
+    for name, array in split.inputs.items():
+        expected = train.inputs[name]
+        if array.dtype != expected.dtype or array.shape[1:] != expected.shape[1:]:
+            raise DataError(
+                f"{where}, input {name!r}: samples are {array.dtype} {array.shape[1:]} but train's "
+                f"are {expected.dtype} {expected.shape[1:]}; prepare all splits alike"
+            )
+
+
+def _check_class_names(task: Task) -> None:
+    names = task.class_names
+    if isinstance(names, str) or not all(isinstance(name, str) for name in names):
+        raise TaskError(f"task {task.name!r}: class_names must be a tuple of texts, one a class")
+    if len(names) == 1:
+        raise TaskError(
+            f"task {task.name!r}: class_names has one name ({names[0]!r}); expected at least two"
+        )
+    twice = [name for i, name in enumerate(names) if name in names[:i]]
+    if twice:
+        raise TaskError(
+            f"task {task.name!r}: class_names has {twice[0]!r} twice; expected one name a class"
+        )
+
+
+def _check_labels(where: str, split: Split, class_names: tuple[str, ...]) -> None:
+    labels = split.labels
+    if labels is None:
+        raise DataError(f"{where}: has no labels; samples without labels belong in `unlabelled`")
+    if not isinstance(labels, np.ndarray):
+        raise DataError(
+            f"{where}: labels are a {type(labels).__name__}; expected a numpy array of integers"
+        )
+    if labels.ndim == 2 and labels.shape[1] > 1:
+        raise DataError(
+            f"{where}: labels have shape {labels.shape}, as if one-hot; expected class indices of "
+            f"shape ({len(labels)},), e.g. labels.argmax(axis=1)"
+        )
+    if labels.ndim != 1:
+        raise DataError(
+            f"{where}: labels have shape {labels.shape}; expected ({len(labels)},), "
+            "e.g. labels.reshape(-1)"
+        )
+    if labels.dtype.kind not in "iu":
+        remedy = (
+            "encode each class as its index in class_names"
+            if labels.dtype.kind in "OSU"
+            else "convert with .astype(np.int64)"
+        )
+        raise DataError(f"{where}: labels are {labels.dtype}; expected integers; {remedy}")
+    _check_label_range(where, labels, class_names)
+
+
+def _check_label_range(where: str, labels: NDArray[Any], class_names: tuple[str, ...]) -> None:
+    classes = len(class_names)
+    outside = (labels < 0) | ((labels >= classes) if classes else False)
+    if not outside.any():
+        return
+    bad = int(np.argmax(outside))
+    expected = f"0..{classes - 1}, the indices of the {classes} class_names" if classes else ">= 0"
+    remedy = (
+        "labels that count from 1 need `labels - 1`"
+        if labels.min() == 1 and labels.max() == classes
+        else "samples without a label belong in `unlabelled`"
+        if labels[bad] < 0
+        else "add the missing names or correct the labels"
+    )
+    raise DataError(f"{where}: label {labels[bad]} of sample {bad}; expected {expected}; {remedy}")
+
+
+def _missing_classes(task: Task, name: str, split: Split) -> list[str]:
+    """Refuse a class that nothing teaches; say which are never asked for."""
+    present = np.bincount(_labels_of(split), minlength=class_count(task)) > 0
+    missing = [_class_label(task, int(i)) for i in np.flatnonzero(~present)]
+    if not missing:
+        return []
+    line = f"task {task.name!r}, {name}: no sample of class {', '.join(missing[:5])}"
+    line += f" and {len(missing) - 5} more" if len(missing) > 5 else ""
+    if name == "train":
+        raise DataError(
+            f"{line}; what is never shown is never learned: add samples or drop it from class_names"
+        )
+    return [f"{line}; its score says nothing about {'it' if len(missing) == 1 else 'them'}"]
+
+
+def _check_overlaps(task: Task, splits: dict[str, Split]) -> list[str]:
+    """Refuse splits that share samples, beyond the few that official splits share."""
+    first_rows = {name: _first_rows(split) for name, split in splits.items()}
+    pairs = [("train", "validation"), ("train", "test"), ("validation", "test")]
+    if "unlabelled" in splits:
+        pairs += [("unlabelled", "validation"), ("unlabelled", "test")]
+    warnings = []
+    for left, right in pairs:
+        shared = first_rows[left].keys() & first_rows[right].keys()
+        if not shared:
+            continue
+        smaller = min(len(splits[left]), len(splits[right]))
+        row, other = min((first_rows[right][key], first_rows[left][key]) for key in shared)
+        line = (
+            f"task {task.name!r}: {left} and {right} share {len(shared)} "
+            f"sample{'s' if len(shared) > 1 else ''} ({left}[{other}] is {right}[{row}]), "
+            f"{100 * len(shared) / smaller:.2g} % of the smaller split"
+        )
+        if len(shared) > max(1.0, OVERLAP_LIMIT * smaller):
+            raise DataError(
+                f"{line}, more than {100 * OVERLAP_LIMIT:g} %: its score would be of samples seen "
+                f"in training; take them out with drop_shared({left}, {right})"
+            )
+        warnings.append(f"{line}: within the {100 * OVERLAP_LIMIT:g} % that is let pass")
+    return warnings
+
+
+def _first_rows(split: Split) -> dict[bytes, int]:
+    """Return the first row at which each distinct sample stands."""
+    rows: dict[bytes, int] = {}
+    for row, digest in enumerate(sample_digests(split)):
+        rows.setdefault(digest, row)
+    return rows
+
+
+def sample_digests(split: Split) -> Iterator[bytes]:
+    """Yield one digest a sample over all its inputs, in the order of their names."""
+    arrays = [np.ascontiguousarray(split.inputs[name]) for name in sorted(split.inputs)]
+    for row in range(len(split)):
+        digest = hashlib.blake2b(digest_size=16)
+        for array in arrays:
+            digest.update(array[row].tobytes())
+        yield digest.digest()
+
+
+def _check_class_order(task: Task, confusion: NDArray[np.int64]) -> None:
+    """Refuse a teacher that answers well, but under other numbers.
+
+    The assignment of its columns to classes that agrees best with the labels is compared with the
+    identity on the classes that it moves; ten samples more must agree, so that noise is no order.
+    """
+    columns, best = linear_sum_assignment(-confusion)
+    moved = [(int(c), int(b)) for c, b in zip(columns, best, strict=True) if c != b]
+    samples = sum(int(confusion[:, c].sum()) for c, _ in moved)
+    if not samples:
+        return
+    agreeing = sum(int(confusion[c, b]) for c, b in moved)
+    gain = agreeing - sum(int(confusion[c, c]) for c, _ in moved)
+    if gain >= 10 and agreeing > samples / 2 and gain > samples / 4:
+        listed = ", ".join(f"{c} means {_class_label(task, b)}" for c, b in moved[:4])
+        raise TeacherError(
+            f"task {task.name!r}, teacher: its classes come in another order than class_names: "
+            f"column {listed}{', ...' if len(moved) > 4 else ''}; reorder its outputs"
+        )
+
+
+def _check_skill(task: Task, confusion: NDArray[np.int64]) -> None:
+    """Refuse a teacher that guesses: mean recall within two standard errors of chance."""
+    counts = confusion.sum(axis=0)
+    seen = counts > 0
+    recall = float((np.diag(confusion)[seen] / counts[seen]).mean())
+    chance = 1 / len(counts)
+    error = np.sqrt((chance * (1 - chance) / counts[seen]).sum()) / seen.sum()
+    least = chance + max(2 * error, LEAST_SKILL * (1 - chance))
+    if recall < least:
+        raise TeacherError(
+            f"task {task.name!r}, teacher: its mean recall on validation is {recall:.1%} where "
+            f"guessing gives {chance:.1%}; it has nothing to teach: train it (a [teacher] section "
+            "in the recipe does) or check that its inputs are prepared as it expects"
+        )
+
+
+def _class_label(task: Task, index: int) -> str:
+    return f"{index} {task.class_names[index]!r}" if task.class_names else str(index)
+
+
+def _labels_of(split: Split) -> NDArray[Any]:
+    if split.labels is None:
+        raise DataError("a split without labels cannot be scored; expected labels")
+    return split.labels
