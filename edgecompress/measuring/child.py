@@ -1,0 +1,182 @@
+"""Measure one ONNX model in a fresh process: one JSON request in, one JSON answer out.
+
+Run by path, so that it can be pushed to any machine with Python, numpy and ONNX Runtime. The
+request: `model`, `inputs` (an npz file) and their `names` in its order, `threads`, `cores` to pin
+to (empty = do not pin), `seconds` of sampling, `min_calls`, `max_calls`. The answer: the fields of
+`LatencySamples`, and `uncontrolled`, in words; or `error`, when ONNX Runtime refuses the model or
+its inputs.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import os
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from statistics import median
+from time import perf_counter_ns
+from typing import Any
+
+import numpy as np
+import onnxruntime
+
+with contextlib.suppress(ImportError):  # Windows counts no memory this way
+    import resource
+
+AGREEMENT = 0.02  # two warm-up windows agree when their medians differ by less
+WINDOWS = 10  # at most so many windows of warm-up
+Call = Callable[[], object]
+
+
+class Memory:
+    """Read this process's resident size and its peak since the last reset, in bytes."""
+
+    def __init__(self) -> None:
+        self.counts_peak = False
+        with contextlib.suppress(OSError):
+            Path("/proc/self/clear_refs").write_text("5")  # resets VmHWM, see proc(5)
+            self.counts_peak = True
+
+    def resident(self) -> int:
+        """Return the resident size, or the highest so far where the system tells no more."""
+        return self._status("VmRSS") or self._highest()
+
+    def peak(self) -> int:
+        """Return the highest resident size since the reset, or ever where it cannot be reset."""
+        return (self._status("VmHWM") if self.counts_peak else 0) or self._highest()
+
+    @staticmethod
+    def _status(field: str) -> int:
+        with contextlib.suppress(OSError), Path("/proc/self/status").open() as status:
+            for line in status:
+                if line.startswith(field):
+                    return int(line.split()[1]) * 1024
+        return 0
+
+    @staticmethod
+    def _highest() -> int:
+        if "resource" not in globals():
+            return 0
+        highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+        return highest if sys.platform == "darwin" else highest * 1024
+
+
+def waiting_clock() -> Callable[[], int] | None:
+    """Return a clock of this thread's time in the run queue, in ns; None where nobody counts it."""
+    try:
+        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        int(os.pread(file, 96, 0).split()[1])
+    except (OSError, IndexError, ValueError):
+        return None
+    return lambda: int(os.pread(file, 96, 0).split()[1])
+
+
+def pin(cores: list[int]) -> bool:
+    """Bind this process to `cores`; return whether the system did."""
+    if not hasattr(os, "sched_setaffinity"):
+        return False
+    try:
+        os.sched_setaffinity(0, cores)
+    except OSError:
+        return False
+    return True
+
+
+def open_call(model: str, inputs: dict[str, Any], threads: int) -> Call:
+    """Create the session and return its one inference."""
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    session = onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    return lambda: session.run(None, inputs)
+
+
+def warm_up(call: Call, window_ns: int) -> int:
+    """Call until the medians of two windows agree, for a bounded time; return the calls made."""
+    calls, previous = 0, 0.0
+    for _ in range(WINDOWS):
+        times: list[int] = []
+        while sum(times) < window_ns or len(times) < 3:
+            start = perf_counter_ns()
+            call()
+            times.append(perf_counter_ns() - start)
+        calls += len(times)
+        current = median(times)
+        if abs(current - previous) <= AGREEMENT * current:
+            break
+        previous = current
+    return calls
+
+
+def sample(call: Call, request: dict[str, Any]) -> tuple[list[float], list[float]]:
+    """Return the wall time and the waiting of every call, in ms; sampling stops, none is dropped.
+
+    The waiting clock is read inside the wall clock's interval, so that no more waiting is ever
+    taken out of a call than it held.
+    """
+    waiting = waiting_clock() or (lambda: 0)
+    end = perf_counter_ns() + int(request["seconds"] * 1e9)
+    wall: list[float] = []
+    waited: list[float] = []
+    while len(wall) < request["max_calls"]:
+        start = perf_counter_ns()
+        queued = waiting()
+        call()
+        queued = waiting() - queued
+        stop = perf_counter_ns()
+        wall.append((stop - start) / 1e6)
+        waited.append(queued / 1e6)
+        if stop >= end and len(wall) >= request["min_calls"]:
+            break
+    return wall, waited
+
+
+def measure(request: dict[str, Any]) -> dict[str, Any]:
+    """Answer one request."""
+    uncontrolled = []
+    if not request["cores"] or not pin(request["cores"]):
+        uncontrolled.append("not pinned to a core")
+    if waiting_clock() is None:
+        uncontrolled.append("waiting for a core not counted")
+    with np.load(request["inputs"], allow_pickle=False) as file:
+        inputs = dict(zip(request["names"], (file[key] for key in file), strict=True))
+    memory = Memory()
+    baseline = memory.resident()
+    start = perf_counter_ns()
+    call = open_call(request["model"], inputs, request["threads"])
+    loaded = memory.resident()
+    call()
+    cold_start = perf_counter_ns() - start
+    warmup_calls = warm_up(call, int(request["seconds"] * 1e8))
+    wall, waited = sample(call, request)
+    return {
+        "wall_ms": wall,
+        "waited_ms": waited,
+        "warmup_calls": warmup_calls,
+        "cold_start_ms": cold_start / 1e6,
+        "peak_memory_bytes": max(0, memory.peak() - baseline),
+        "load_memory_bytes": max(0, loaded - baseline),
+        "uncontrolled": uncontrolled,
+    }
+
+
+def main() -> None:
+    """Read the request, print the answer; nothing else reaches standard output."""
+    answer_to = os.fdopen(os.dup(1), "w")
+    os.dup2(2, 1)
+    try:
+        answer = measure(json.load(sys.stdin))
+    except Exception as error:  # ONNX Runtime's exceptions have no useful common class
+        answer = {"error": " ".join(str(error).split()) or type(error).__name__}
+    json.dump(answer, answer_to)
+    answer_to.close()
+
+
+if __name__ == "__main__":
+    main()

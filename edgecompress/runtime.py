@@ -1,0 +1,238 @@
+"""ONNX Runtime on this machine: sessions, batched inference, inputs, and the door for strangers.
+
+The only place that makes a session in this process (the measuring and admission children make
+their own). A file that we did not write comes in through `admit`, which opens it in a child first.
+"""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import subprocess
+import sys
+import zipfile
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+from numpy.typing import NDArray
+
+from edgecompress.errors import DataError, ModelError, UsageError
+from edgecompress.records import Artifact, OnnxModel
+
+Arrays = Mapping[str, NDArray[Any]]
+
+_ADMISSION = Path(__file__).with_name("admission.py")
+_MEMORY_BYTES = 3 * 10**9  # address space, of which the libraries themselves take about 1 GB
+_MAX_BYTES = 2 * 2**30  # protobuf's own limit
+_SECONDS = 60
+
+
+@dataclass(frozen=True)
+class TensorFacts:
+    """Describe an input or output; a free dimension is None."""
+
+    name: str
+    dtype: str
+    shape: tuple[int | None, ...]
+
+    def __str__(self) -> str:
+        shape = "x".join("?" if d is None else str(d) for d in self.shape) or "scalar"
+        return f"{self.name}: {self.dtype} {shape}"
+
+
+@dataclass(frozen=True)
+class ModelFacts:
+    """Hold what an admitted model declares; `operators` counts its nodes by type."""
+
+    model: OnnxModel
+    inputs: tuple[TensorFacts, ...]
+    outputs: tuple[TensorFacts, ...]
+    opset: int
+    parameters: int
+    operators: Mapping[str, int]
+
+
+def artifact(path: Path) -> Artifact:
+    """Return the file at `path` with its digest and size. Raise ModelError if it is no file."""
+    path = path.absolute()
+    if not path.is_file():
+        raise ModelError(f"{path}: no such file")
+    with path.open("rb") as file:
+        digest = hashlib.file_digest(file, "sha256").hexdigest()
+    return Artifact(path, digest, path.stat().st_size)
+
+
+def onnx_model(path: Path) -> OnnxModel:
+    """Return the ONNX file at `path` with its digest and size."""
+    found = artifact(path)
+    return OnnxModel(found.path, found.sha256, found.size_bytes)
+
+
+def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
+    """Open a model on the CPU: sequential, `threads` threads that never spin.
+
+    Raise ModelError if ONNX Runtime refuses it.
+    """
+    options = onnxruntime.SessionOptions()
+    options.intra_op_num_threads = threads
+    options.inter_op_num_threads = 1
+    options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
+    options.log_severity_level = 3
+    options.add_session_config_entry("session.intra_op.allow_spinning", "0")
+    options.add_session_config_entry("session.inter_op.allow_spinning", "0")
+    try:
+        return onnxruntime.InferenceSession(str(path), options, ["CPUExecutionProvider"])
+    except Exception as error:  # ONNX Runtime's exceptions have no useful common class
+        raise ModelError(f"{path}: ONNX Runtime refuses it: {_one_line(error)}") from error
+
+
+def run(model: OnnxModel, inputs: Arrays, batch: int = 256, threads: int = 1) -> NDArray[Any]:
+    """Return the model's first output for all samples, shape (samples, ...), computed in batches.
+
+    A model whose first dimension is fixed is fed that many samples at a time. Raise ModelError
+    when it refuses the inputs.
+    """
+    opened = session(model.path, threads)
+    samples = len(next(iter(inputs.values())))
+    fixed = opened.get_inputs()[0].shape[:1]
+    step = fixed[0] if fixed and isinstance(fixed[0], int) else batch
+    output = [opened.get_outputs()[0].name]
+    parts = []
+    for start in range(0, samples, step):
+        feed = {name: array[start : start + step] for name, array in inputs.items()}
+        try:
+            parts.append(np.asarray(opened.run(output, feed)[0]))
+        except Exception as error:
+            raise ModelError(f"{model.path}: cannot run: {_one_line(error)}") from error
+    return np.concatenate(parts)
+
+
+def describe_inputs(facts: ModelFacts) -> str:
+    """Return the model's inputs in words, a free dimension as `?`."""
+    return "; ".join(map(str, facts.inputs)) or "no inputs"
+
+
+def parse_shape(text: str) -> tuple[str, tuple[int, ...]]:
+    """Read the value of `--shape`.
+
+    >>> parse_shape("image:1x3x224x224")
+    ('image', (1, 3, 224, 224))
+    """
+    name, _, dims = text.rpartition(":")
+    sizes = dims.lower().split("x")
+    if not name or not all(size.isdecimal() and int(size) > 0 for size in sizes):
+        raise UsageError(f"--shape {text}: expected NAME:1x3x224x224 with positive sizes")
+    return name, tuple(map(int, sizes))
+
+
+def make_inputs(
+    facts: ModelFacts,
+    shapes: Mapping[str, tuple[int, ...]] | None = None,
+    inputs_file: Path | None = None,
+) -> dict[str, NDArray[Any]]:
+    """Return one array an input: from `inputs_file` (npz), else made up, the same every time.
+
+    Made-up inputs take their shape from `shapes` or the model, where a free dimension is 1;
+    integers are 0 (a valid index everywhere), floats normal with a fixed seed.
+    """
+    shapes = shapes or {}
+    given = _read_npz(inputs_file) if inputs_file else {}
+    names = {tensor.name for tensor in facts.inputs}
+    for option, values in (("--shape", shapes), (f"--inputs {inputs_file}", given)):
+        if unknown := sorted(set(values) - names):
+            raise UsageError(
+                f"{option}: the model has no input {unknown[0]!r}; it has {describe_inputs(facts)}"
+            )
+    generator = np.random.default_rng(0)
+    return {
+        tensor.name: _checked(given[tensor.name], tensor, f"--inputs {inputs_file}")
+        if tensor.name in given
+        else _made_up(tensor, shapes.get(tensor.name), generator)
+        for tensor in facts.inputs
+    }
+
+
+def admit(path: Path) -> ModelFacts:
+    """Return the facts of a foreign ONNX file, after a child with limits has checked and loaded it.
+
+    Raise ModelError, in one line, when the full ONNX checker or ONNX Runtime refuses it, when it
+    crashes or outlasts them, and when it reaches for files outside its folder.
+    """
+    model = onnx_model(path)
+    if not 0 < model.size_bytes < _MAX_BYTES:
+        raise ModelError(f"{path}: {model.size_bytes} bytes are no ONNX file")
+    memory = _MEMORY_BYTES + 10 * model.size_bytes
+    command = [sys.executable, "-P", str(_ADMISSION), str(model.path.resolve()), str(memory)]
+    try:
+        done = subprocess.run(
+            [*command, str(_SECONDS)], capture_output=True, timeout=_SECONDS, check=False
+        )
+    except subprocess.TimeoutExpired as error:
+        raise ModelError(f"{path}: not loaded after {_SECONDS} s; refused") from error
+    try:
+        answer = json.loads(done.stdout)
+    except ValueError as error:
+        raise ModelError(
+            f"{path}: its bytes end the checker or ONNX Runtime (exit status {done.returncode}); "
+            "export it again"
+        ) from error
+    if "error" in answer:
+        raise ModelError(f"{path}: refused as an ONNX model: {_one_line(answer['error'])}")
+    facts = answer["facts"]
+    return ModelFacts(
+        model=model,
+        inputs=tuple(map(_tensor_facts, facts["inputs"])),
+        outputs=tuple(map(_tensor_facts, facts["outputs"])),
+        opset=facts["opset"],
+        parameters=facts["parameters"],
+        operators=facts["operators"],
+    )
+
+
+def _tensor_facts(entry: Mapping[str, Any]) -> TensorFacts:
+    return TensorFacts(entry["name"], entry["dtype"], tuple(entry["shape"]))
+
+
+def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except (OSError, ValueError, AttributeError, EOFError, TypeError, zipfile.BadZipFile) as error:
+        raise DataError(f"--inputs {path}: not a readable npz file: {_one_line(error)}") from error
+
+
+def _checked(array: NDArray[Any], tensor: TensorFacts, option: str) -> NDArray[Any]:
+    fits = len(array.shape) == len(tensor.shape) and all(
+        want in (None, have) for want, have in zip(tensor.shape, array.shape, strict=True)
+    )
+    if str(array.dtype) != tensor.dtype or not fits:
+        have = TensorFacts(tensor.name, str(array.dtype), array.shape)
+        raise DataError(f"{option}: got {have}; the model expects {tensor}")
+    return array
+
+
+def _made_up(
+    tensor: TensorFacts, shape: tuple[int, ...] | None, generator: np.random.Generator
+) -> NDArray[Any]:
+    if shape is None:
+        shape = tuple(1 if size is None else size for size in tensor.shape)
+    try:
+        dtype = np.dtype(tensor.dtype)
+    except TypeError as error:
+        raise UsageError(
+            f"{tensor}: cannot make up such an input; give --inputs FILE.npz"
+        ) from error
+    if dtype.kind == "f":
+        return _checked(generator.standard_normal(shape).astype(dtype), tensor, "--shape")
+    return _checked(np.zeros(shape, dtype), tensor, "--shape")
+
+
+def _one_line(error: object) -> str:
+    """Return a library's message as one printable line of bounded length."""
+    text = " ".join(str(error).split())
+    text = "".join(c if c.isprintable() else "?" for c in text)
+    return text if len(text) <= 300 else text[:297] + "..."
