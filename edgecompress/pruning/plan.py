@@ -14,7 +14,7 @@ from torch import nn
 from torch_pruning import DependencyGraph
 
 from edgecompress.errors import PruningError
-from edgecompress.pruning.graph import Inputs, opened, positional, quiet, run, trace
+from edgecompress.pruning.graph import ROOTS, Inputs, opened, positional, quiet, run, trace
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Channel = Annotated[int, Field(ge=0, strict=True)]
@@ -27,14 +27,12 @@ class Record(BaseModel):
 
 
 class Cut(Record):
-    """Name the channels that one layer, and all that is coupled to it, loses.
+    """Name the output channels that one layer, and all that is coupled to it, loses.
 
-    `width` is the layer's number of channels just before the cut: it tells a plan that was made
-    for another network.
+    `width` is their number just before the cut: it tells a plan that was made for another network.
     """
 
     module: str
-    side: Literal["out", "in"] = "out"
     width: Count
     channels: tuple[Channel, ...]
 
@@ -75,37 +73,34 @@ def apply_plan_(module: nn.Module, plan: PruningPlan, example_inputs: Inputs) ->
     with opened(module):
         run(module, inputs, "does not run on the example inputs")
         graph, _ = trace(module, inputs)
-        modules = dict(module.named_modules())
-        with torch.no_grad(), quiet():
-            for cut in plan.cuts:
-                _apply_(modules.get(cut.module), cut, graph)
+        for cut in plan.cuts:
+            apply_cut_(module, graph, cut)
         run(module, inputs, "does not run after the plan's cuts; it was made for another network")
 
 
-def _apply_(layer: nn.Module | None, cut: Cut, graph: DependencyGraph) -> None:
-    if layer is None or layer not in graph.module2node:
+def apply_cut_(module: nn.Module, graph: DependencyGraph, cut: Cut) -> None:
+    """Make one cut in the module whose graph is given; raise `PruningError` if it cannot be."""
+    layer = dict(module.named_modules()).get(cut.module)
+    if layer not in graph.module2node or not isinstance(layer, ROOTS):
         raise PruningError(
-            f"pruning plan: module {cut.module!r} is not in the network that the plan is applied "
-            "to; construct the network that was pruned"
+            f"pruning plan: the network has no layer {cut.module!r} whose channels can be cut; "
+            "construct the network that was pruned"
         )
-    pruner, out = graph.get_pruner_of_module(layer), cut.side == "out"
-    width = pruner.get_out_channels(layer) if out else pruner.get_in_channels(layer)
+    pruner = graph.get_pruner_of_module(layer)
+    width = pruner.get_out_channels(layer)
     if width != cut.width:
         raise PruningError(
-            f"pruning plan: module {cut.module!r} has {width} channels where the plan expects "
+            f"pruning plan: layer {cut.module!r} has {width} channels where the plan expects "
             f"{cut.width}; construct the network that was pruned"
         )
     wanted = set(cut.channels)
-    if (
-        not wanted
-        or len(wanted) < len(cut.channels)
-        or max(wanted) >= width
-        or len(wanted) >= width
-    ):
+    distinct = len(wanted) == len(cut.channels)
+    if not distinct or not 0 < len(wanted) < width or max(wanted) >= width:
         raise PruningError(
-            f"pruning plan: the channels of module {cut.module!r} must be distinct, in "
+            f"pruning plan: the channels of layer {cut.module!r} must be distinct, in "
             f"0..{width - 1}, at least one and not all of them; given {len(cut.channels)} with "
             f"maximum {max(wanted, default=-1)}"
         )
-    function = pruner.prune_out_channels if out else pruner.prune_in_channels
-    graph.get_pruning_group(layer, function, list(cut.channels)).prune(record_history=False)
+    with torch.no_grad(), quiet():
+        group = graph.get_pruning_group(layer, pruner.prune_out_channels, list(cut.channels))
+        group.prune(record_history=False)

@@ -6,24 +6,15 @@ from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
 from difflib import get_close_matches
-from typing import Any
 
 import torch
 import torch_pruning as tp
 from torch import Tensor, nn
 
 from edgecompress.errors import PruningError
-from edgecompress.pruning.graph import (
-    ROOTS,
-    Inputs,
-    differentiable,
-    opened,
-    positional,
-    quiet,
-    run,
-    trace,
-)
-from edgecompress.pruning.plan import Cut, PruningPlan
+from edgecompress.pruning.graph import ROOTS, Inputs, opened, positional, run, trace
+from edgecompress.pruning.plan import Cut, PruningPlan, apply_cut_
+from edgecompress.pruning.ranking import Scorer, choose, coupled, scorer
 from edgecompress.recipe import PruneSettings
 
 LossBatch = Callable[[nn.Module], Tensor]
@@ -66,18 +57,18 @@ def prune(
     with opened(smaller):
         shapes = [tuple(o.shape) for o in run(smaller, inputs, "does not run before pruning")]
         macs_before, parameters_before = count_macs(smaller, inputs)
-        kept = _protected(smaller, inputs) | _ignored(smaller, settings.ignore)
-        pruner = _pruner(smaller, inputs, settings, kept, seed)
-        before = _widths(smaller, pruner)
-        cuts = tuple(c for _ in range(settings.steps) for c in _step_(smaller, pruner, losses))
+        graph, outputs = trace(smaller, inputs)
+        kept = _protected(graph, outputs) | _ignored(smaller, settings.ignore)
+        before = _widths(smaller, graph, kept)
+        plan = _cut_(smaller, graph, kept, settings, scorer(settings, seed), losses)
         _require_shapes(smaller, inputs, shapes)
         macs_after, parameters_after = count_macs(smaller, inputs)
-        after = _widths(smaller, pruner)
+        after = _widths(smaller, graph, kept)
     if macs_after >= macs_before:
         raise PruningError(_why_nothing_went(smaller, before, settings))
     return Pruned(
         module=smaller,
-        plan=PruningPlan(cuts=cuts),
+        plan=plan,
         requested_ratio=settings.pruning_ratio,
         achieved_ratio=1 - sum(after.values()) / sum(before.values()),
         macs_before=macs_before,
@@ -143,9 +134,8 @@ def _require_finite(module: nn.Module) -> None:
             )
 
 
-def _protected(module: nn.Module, inputs: tuple[Tensor, ...]) -> set[nn.Module]:
+def _protected(graph: tp.DependencyGraph, outputs: list[Tensor]) -> set[nn.Module]:
     """Return the layers whose cut would change the shape of an output."""
-    graph, outputs = trace(module, inputs)
     makers = {output.grad_fn for output in outputs}
     last = [n for n in graph.module2node.values() if not n.outputs or n.grad_fn in makers]
     protected: set[nn.Module] = set()
@@ -168,83 +158,32 @@ def _ignored(module: nn.Module, paths: tuple[str, ...]) -> set[nn.Module]:
     return {part for path in paths for part in modules[path].modules()}
 
 
-def _pruner(
-    module: nn.Module,
-    inputs: tuple[Tensor, ...],
-    settings: PruneSettings,
-    kept: set[nn.Module],
-    seed: int,
-) -> Any:
-    with quiet():
-        return tp.pruner.BasePruner(
-            module,
-            inputs,
-            importance=_importance(settings, seed),
-            global_pruning=settings.scope == "global",
-            pruning_ratio=settings.pruning_ratio,
-            iterative_steps=settings.steps,
-            ignored_layers=list(kept),
-            round_to=settings.round_to,
-            root_module_types=list(ROOTS),
-            forward_fn=differentiable,
-            # The defaults are dicts that all pruners of a process would share and write to.
-            in_channel_groups={},
-            out_channel_groups={},
-            num_heads={},
-            channel_groups={},
-        )
-
-
-def _importance(settings: PruneSettings, seed: int) -> Callable[[Any], Tensor | None]:
-    """Return what scores the channels of a group of coupled layers."""
-    match settings.importance:
-        case "l1":
-            scorer = tp.importance.MagnitudeImportance(p=1)
-        case "l2":
-            scorer = tp.importance.MagnitudeImportance(p=2)
-        case "bn_scale":
-            scorer = tp.importance.BNScaleImportance()
-        case "taylor":
-            scorer = tp.importance.TaylorImportance()
-        case "random":
-            generator = torch.Generator().manual_seed(seed)
-
-            def scorer(group: Any) -> Tensor:
-                return torch.rand(len(group[0].idxs), generator=generator)
-
-    return scorer  # type: ignore[no-any-return]
-
-
-def _widths(module: nn.Module, pruner: Any) -> dict[str, int]:
+def _widths(module: nn.Module, graph: tp.DependencyGraph, kept: set[nn.Module]) -> dict[str, int]:
     """Return the number of channels of each layer that may be cut, by its path."""
-    names = {part: name for name, part in module.named_modules()}
-    groups = pruner.DG.get_all_groups(pruner.ignored_layers, ROOTS)
-    roots = [group[0].dep.target.module for group in groups]
-    return {names[root]: pruner.DG.get_out_channels(root) for root in roots}
+    paths = {part: path for path, part in module.named_modules()}
+    roots = [group[0].dep.target.module for group in graph.get_all_groups(list(kept), ROOTS)]
+    return {paths[root]: graph.get_out_channels(root) for root in roots}
 
 
-def _step_(module: nn.Module, pruner: Any, losses: tuple[LossBatch, ...]) -> list[Cut]:
-    """Cut `module` by one step and return the cuts, each recorded just before it is made."""
-    names = {part: name for name, part in module.named_modules()}
-    graph, cuts = pruner.DG, []
-    _differentiate_(module, losses)
-    with torch.no_grad(), quiet():
-        for group in pruner.step(interactive=True):
-            (dep, channels), layer = group[0], group[0].dep.target.module
-            if not channels:
-                continue
-            out = graph.is_out_channel_pruning_fn(dep.trigger)
-            cuts.append(
-                Cut(
-                    module=names[layer],
-                    side="out" if out else "in",
-                    width=graph.get_out_channels(layer) if out else graph.get_in_channels(layer),
-                    channels=tuple(channels),
-                )
-            )
-            group.prune(record_history=False)
-    module.zero_grad(set_to_none=True)
-    return cuts
+def _cut_(
+    module: nn.Module,
+    graph: tp.DependencyGraph,
+    kept: set[nn.Module],
+    settings: PruneSettings,
+    score: Scorer,
+    losses: tuple[LossBatch, ...],
+) -> PruningPlan:
+    """Cut `module` in equal steps, ranking its channels anew at each, and return all cuts."""
+    widths, cuts = _widths(module, graph, kept), []
+    for step in range(1, settings.steps + 1):
+        _differentiate_(module, losses)
+        sets = coupled(module, graph, kept, score)
+        ratio = settings.pruning_ratio * step / settings.steps
+        for one, channels in choose(sets, widths, settings, ratio):
+            cuts.append(Cut(module=one.path, width=one.width, channels=channels))
+            apply_cut_(module, graph, cuts[-1])
+        module.zero_grad(set_to_none=True)
+    return PruningPlan(cuts=tuple(cuts))
 
 
 def _differentiate_(module: nn.Module, losses: tuple[LossBatch, ...]) -> None:
@@ -286,18 +225,10 @@ def _why_nothing_went(module: nn.Module, widths: dict[str, int], settings: Prune
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if settings.importance == "bn_scale" and not any(norm.affine for norm in norms):
         return f"{wanted}: 'bn_scale' needs batch-norm layers with scales; choose 'l2'"
-    narrow = [
-        f"{name} ({width})"
-        for name, width in widths.items()
-        if width * (1 - settings.pruning_ratio) < settings.round_to
-    ]
-    listed = ", ".join(narrow[:5]) + (f" and {len(narrow) - 5} more" if len(narrow) > 5 else "")
-    if narrow:
-        return (
-            f"{wanted}: rounded down to a multiple of round_to = {settings.round_to} these layers "
-            f"would keep no channel: {listed}; lower prune.round_to"
-        )
+    listed = [f"{path} ({width})" for path, width in widths.items()]
+    more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
     return (
-        f"{wanted}: ranked over all layers, whole layers would go, which is never done (are all "
-        "channels equal, in an untrained network?); choose scope = 'local'"
+        f"{wanted}: rounded to multiples of round_to = {settings.round_to}, every layer keeps all "
+        f"its channels: {', '.join(listed[:5])}{more}; lower prune.round_to or raise "
+        "prune.pruning_ratio"
     )
