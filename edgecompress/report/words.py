@@ -9,18 +9,35 @@ from edgecompress.records import BudgetCheck, Metric, Report
 NOTHING = "-"
 
 BASES = {
-    "measured": "measured on this machine",
+    "measured": "measured here",
     "on-device": "measured on the device",
     "predicted": "predicted, not measured",
     "exact": "exact",
-    "host": "measured on this machine, not on the device",
+    "host": "measured here, not on the device",
     "none": "not known",
 }
-HEADLINES = {
-    "pass": "every budget is met",
-    "fail": "a budget is exceeded",
-    "inconclusive": "not decided",
-}
+
+
+def clean(text: str) -> str:
+    r"""Return text on one line and without control characters, fit for a terminal.
+
+    >>> clean("a\nb"), clean("\x1b[31mred")
+    ('a b', '?[31mred')
+    """
+    return "".join(c if c.isprintable() else "?" for c in " ".join(text.split()))
+
+
+def shorten(text: str, length: int) -> str:
+    """Return at most `length` characters of a clean text, its middle left out where too long.
+
+    >>> shorten("student-int8-static", 12)
+    'stude..tatic'
+    """
+    text = clean(text)
+    if len(text) <= length:
+        return text
+    half = (length - 2) // 2
+    return f"{text[:half]}..{text[len(text) - half :]}"
 
 
 def number(value: float | None) -> str:
@@ -114,13 +131,18 @@ def interval(check: BudgetCheck) -> str:
 
 def headline(report: Report) -> str:
     """Return the verdict in one plain sentence."""
-    name = report.chosen or "no model"
-    ending = {
-        "pass": f"{name} fits {report.profile}",
-        "fail": f"{name} does not fit {report.profile}",
-        "inconclusive": f"whether {name} fits {report.profile} is not decided",
+    return f"{report.verdict.status.upper()}: {claim(report)}"
+
+
+def claim(report: Report) -> str:
+    """Return what the verdict says about the model that ships."""
+    if report.chosen is None:
+        return f"no model is left to judge on {report.profile}"
+    return {
+        "pass": f"{report.chosen} fits {report.profile}",
+        "fail": f"{report.chosen} does not fit {report.profile}",
+        "inconclusive": f"whether {report.chosen} fits {report.profile} is not decided",
     }[report.verdict.status]
-    return f"{report.verdict.status.upper()}: {ending}"
 
 
 def limits(report: Report) -> tuple[str, ...]:

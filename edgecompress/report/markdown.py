@@ -1,0 +1,53 @@
+"""Show the report as Markdown, for pull requests and archives."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+
+from edgecompress.records import Report
+from edgecompress.report import tables, words
+from edgecompress.report.tables import Table
+
+
+def render_markdown(report: Report) -> str:
+    """Return the whole report as Markdown, the verdict first."""
+    parts = [f"# {escape(words.headline(report))}", escape(report.verdict.reason)]
+    for title, body in _sections(report):
+        if body:
+            parts += [f"## {title}", body]
+    return "\n\n".join(parts) + "\n"
+
+
+def _sections(report: Report) -> Iterator[tuple[str, str]]:
+    yield "Budgets", _table(tables.budget_table(report))
+    yield "Models", _table(tables.candidate_table(report))
+    yield "Did distillation help?", _bullets(*tables.training_lines(report))
+    yield "Pruning: asked and got", _table(tables.pruning_table(report))
+    yield "Parity", _table(tables.parity_table(report))
+    yield "What this does not say", _bullets(*words.limits(report), words.split_reads(report))
+    yield "Notes", _bullets(*report.notes)
+    yield "Files", _table(tables.digest_table(report))
+    yield "Environment", _table(tables.environment_table(report))
+    yield "Settings", _table(tables.settings_table(report))
+
+
+def _table(table: Table) -> str:
+    if not table.rows:
+        return ""
+    lines = [table.header, ["---"] * len(table.header), *table.rows]
+    return "\n".join("| " + " | ".join(escape(cell) for cell in line) + " |" for line in lines)
+
+
+def _bullets(*lines: str) -> str:
+    return "\n".join(f"- {escape(line)}" for line in lines)
+
+
+def escape(text: str) -> str:
+    r"""Return text that Markdown and the HTML inside it show as it is.
+
+    >>> escape("a|b <i> latency_ms *x*")
+    'a\\|b &lt;i> latency_ms \\*x\\*'
+    """
+    text = words.clean(text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*|\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", text)

@@ -1,0 +1,115 @@
+"""Show the report in a terminal: plain text, at most 100 columns."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Sequence
+
+from edgecompress.records import Candidate, Quantiles, Report
+from edgecompress.report import words
+from edgecompress.report.figures import distillation_gain, final_metric
+from edgecompress.report.tables import budget_table, speedups
+
+WIDTH = 100
+_LONGEST = {"budget": 22, "model": 34}
+
+
+def render_text(report: Report, *, files: bool = True) -> str:
+    """Return the answer for people: verdict, budgets, what ships beside the teacher, files.
+
+    `files` says whether the report was written, so that its place is worth a line.
+    """
+    parts = [_verdict(report), _budgets(report), _models(report), _remarks(report)]
+    if files:
+        parts.append(_files(report))
+    return "\n\n".join(part for part in parts if part) + "\n"
+
+
+def _files(report: Report) -> str:
+    folder = words.clean(str(report.folder))
+    bundle = [f"Model   {folder}/bundle/"] if report.chosen else []
+    return "\n".join([f"Report  {folder}/report.html", *bundle])
+
+
+def _verdict(report: Report) -> str:
+    indent = " " * (len(report.verdict.status) + 2)
+    title = _wrap(words.clean(words.headline(report)), indent)
+    return f"{title}\n{_wrap(indent + words.clean(report.verdict.reason), indent)}"
+
+
+def _budgets(report: Report) -> str:
+    rows = [
+        (words.shorten(row[0], _LONGEST["budget"]), *row[1:4], row[4].upper(), row[5])
+        for row in budget_table(report).rows
+    ]
+    header = ("budget", "limit", "value", "interval", "status", "how")
+    return align([header, *rows], right=(1, 2, 3)) if rows else ""
+
+
+def _models(report: Report) -> str:
+    best, teacher = report.best, report.teacher
+    if best is None:
+        return ""
+    metric = final_metric(best)
+    score = f"{metric.name} ({metric.split})" if metric else ""
+    rows = [("", "size", "p50 here", "p95 here", words.shorten(score, 26)), _model(best)]
+    if teacher is not None:
+        rows += [_model(teacher, "teacher"), _ratios(best, teacher)]
+    return align(rows, right=(1, 2, 3, 4))
+
+
+def _model(candidate: Candidate, name: str = "") -> tuple[str, ...]:
+    latency = _latency(candidate)
+    metric = final_metric(candidate)
+    return (
+        words.shorten(name or candidate.label, _LONGEST["model"]),
+        words.size(candidate.model.size_bytes),
+        words.quantity(latency.p50, "ms") if latency else words.NOTHING,
+        words.quantity(latency.p95, "ms") if latency else words.NOTHING,
+        words.score(metric) if metric else "",
+    )
+
+
+def _ratios(best: Candidate, teacher: Candidate) -> tuple[str, ...]:
+    return (
+        "",
+        words.times(teacher.model.size_bytes, best.model.size_bytes, "smaller", "larger"),
+        *speedups(best, teacher),
+        words.kept(final_metric(best), final_metric(teacher)),
+    )
+
+
+def _latency(candidate: Candidate) -> Quantiles | None:
+    return candidate.measurement.latency_ms if candidate.measurement else None
+
+
+def _remarks(report: Report) -> str:
+    found = [f"{c.budget}: {c.reason}" for c in report.verdict.checks if c.status != "pass"]
+    if report.chosen is None:
+        found += [f"{c.label}: {c.dropped}" for c in report.candidates if c.dropped]
+    gains = [distillation_gain(training) for training in report.trainings]
+    found += [gain.words for gain in gains[-1:] if gain]
+    return "\n".join(_wrap(f"- {words.clean(line)}", "  ") for line in found)
+
+
+def _wrap(text: str, indent: str) -> str:
+    return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
+
+
+def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
+    """Return rows as columns two spaces apart, those in `right` set to the right.
+
+    >>> print(align([("a", "value"), ("bc", "1")], right=(1,)))
+      a   value
+      bc      1
+    """
+    cells = [[words.clean(cell) for cell in row] for row in rows]
+    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
+    lines = (
+        "  ".join(
+            cell.rjust(width) if i in right else cell.ljust(width)
+            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
+        )
+        for row in cells
+    )
+    return "\n".join(f"  {line}".rstrip() for line in lines)
