@@ -258,14 +258,14 @@ def _check_overlaps(task: Task, splits: dict[str, Split]) -> list[str]:
         line = (
             f"task {task.name!r}: {left} and {right} share {len(shared)} "
             f"sample{'s' if len(shared) > 1 else ''} ({left}[{other}] is {right}[{row}]), "
-            f"{100 * len(shared) / smaller:.2g} % of the smaller split"
+            f"{100 * len(shared) / smaller:.3g} % of the smaller split"
         )
         if len(shared) > max(1.0, OVERLAP_LIMIT * smaller):
             raise DataError(
                 f"{line}, more than {100 * OVERLAP_LIMIT:g} %: its score would be of samples seen "
                 f"in training; take them out with drop_shared({left}, {right})"
             )
-        warnings.append(f"{line}: within the {100 * OVERLAP_LIMIT:g} % that is let pass")
+        warnings.append(f"{line}; few enough to go on")
     return warnings
 
 

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from edgecompress.errors import DataError, TaskError
 from edgecompress.records import Evaluation, SplitName
 from edgecompress.records import Metric as Score
-from edgecompress.statistics import mean_interval, wilson_interval
+from edgecompress.statistics import mean_interval
 from edgecompress.tasks.task import Metric
 
 ECE_BINS = 15
@@ -59,11 +59,7 @@ def evaluate(
             "check the sample and the model's weights"
         )
     scores = _six_digits(_per_sample(metric, outputs, labels))
-    value = float(scores.mean())
-    if np.isin(scores, (0.0, 1.0)).all():
-        low, high = wilson_interval(int(scores.sum()), len(scores))
-    else:
-        low, high = mean_interval(scores)
+    value, low, high = mean_interval(scores)
     score = Score(metric.name, value, min(low, value), max(high, value), split)
     return Evaluation(score, tuple(scores.tolist()))
 

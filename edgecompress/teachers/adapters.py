@@ -50,7 +50,9 @@ class CheckedTeacher:
         with torch.no_grad():
             answer = self.inner.logits(inputs)
         if not isinstance(answer, Tensor):
-            raise TeacherError(f"teacher: returned {_kind(answer)}; expected a tensor of logits")
+            raise TeacherError(
+                f"teacher: returned type {type(answer).__name__}; expected a tensor of logits"
+            )
         if (
             answer.ndim != 2
             or len(answer) != len(batch)
@@ -112,8 +114,8 @@ def as_teacher(
         inner = EstimatorTeacher(source, "decision_function", _columns(source, class_names))
     else:
         raise TeacherError(
-            f"teacher: is {_kind(source)}; expected a torch module, an estimator with "
-            "predict_proba or decision_function, or the path of an ONNX file"
+            f"teacher: its type is {type(source).__name__}; expected a torch module, an estimator "
+            "with predict_proba or decision_function, or the path of an ONNX file"
         )
     return CheckedTeacher(inner, len(class_names))
 
@@ -218,8 +220,8 @@ def _from_file(path: Path, trust_code: bool) -> Teacher:
         raise TeacherError(f"teacher {path}: cannot be opened: {_reason(error)}") from error
     if not isinstance(module, nn.Module):
         raise TeacherError(
-            f"teacher {path}: holds {_kind(module)}, expected a module; build the module and use "
-            "load_weights_(module, path)"
+            f"teacher {path}: holds type {type(module).__name__}; expected a module; build the "
+            "module and use load_weights_(module, path)"
         )
     return ModuleTeacher(module)
 
@@ -291,11 +293,6 @@ def _class_key(value: object) -> object:
 
 def _listed(values: Any) -> str:
     return ", ".join(map(str, list(values)[:4])) + (", ..." if len(values) > 4 else "")
-
-
-def _kind(value: object) -> str:
-    name = type(value).__name__
-    return f"{'an' if name[0].lower() in 'aeiou' else 'a'} {name}"
 
 
 def _reason(error: BaseException) -> str:
