@@ -102,11 +102,15 @@ class TrainedNetwork:
 
 @dataclass(frozen=True)
 class PruningOutcome:
-    """Hold a pruning: its plan, weights, and what was asked against what was got (MACs)."""
+    """Hold a pruning: its plan, weights, and what was asked against what was got.
+
+    The ratios are shares of the channels that may be cut; `macs` are for one sample.
+    """
 
     plan: Artifact
     weights: Artifact
     requested_ratio: float
+    achieved_ratio: float
     macs_before: int
     macs_after: int
     parameters_before: int

@@ -218,7 +218,7 @@ class Store:
             value = TypeAdapter(kind).validate_python(document["value"], strict=False)
         except ValidationError as error:
             raise ValueError("the record does not fit this version") from error
-        return with_paths(value, lambda path: folder / path)
+        return with_paths(value, lambda path: _inside(folder, path))
 
     def _finish(
         self, folder: Path, code: StageCode, inputs: Mapping[str, object], kind: type[T], value: T
@@ -291,6 +291,13 @@ def _artifacts(value: object) -> list[Artifact]:
     if isinstance(value, Artifact):
         return [value]
     return [item for part in _parts(value) for item in _artifacts(part)]
+
+
+def _inside(folder: Path, path: Path) -> Path:
+    """Return a record's relative path in its folder; a record that leads elsewhere is damaged."""
+    if path.is_absolute() or ".." in path.parts:
+        raise ValueError(f"{path} lies outside its stage's folder")
+    return folder / path
 
 
 def _parts(value: object) -> Sequence[object]:

@@ -30,7 +30,7 @@ from edgecompress.records import EpochPoint, Evaluation, Mode, SplitName
 from edgecompress.statistics import paired_drop
 from edgecompress.tasks.metrics import evaluate
 from edgecompress.tasks.task import Arrays, Task
-from edgecompress.teachers.adapters import Teacher
+from edgecompress.teachers.adapters import CheckedTeacher, as_teacher
 
 DISTILLED, CONTROL = "distilled", "control"
 
@@ -61,18 +61,20 @@ class Distilled:
 
 def distill(
     student: nn.Module,
-    teacher: Teacher,
+    teacher: object,
     task: Task,
     settings: DistillSettings = DistillSettings(),
     bench: Bench = Bench(),
 ) -> Distilled:
     """Train `student` from `teacher`, and its hard-label control, and keep the better one.
 
+    `teacher` is whatever `as_teacher` takes: a torch module, an estimator, an ONNX file.
     Both arms start from the same weights and see the same number of samples in the same order,
     augmented alike. The arguments are left as they were.
     """
+    asked = as_teacher(teacher, task.class_names)
     arms = tuple(
-        train_arm(name, student, task, settings, bench, teacher) for name in (DISTILLED, CONTROL)
+        train_arm(name, student, task, settings, bench, asked) for name in (DISTILLED, CONTROL)
     )
     shipped, reason = pick_arm({arm.name: arm.evaluation for arm in arms})
     return Distilled(arms, shipped, reason)
@@ -84,7 +86,7 @@ def train_arm(
     task: Task,
     settings: TrainSettings,
     bench: Bench = Bench(),
-    teacher: Teacher | None = None,
+    teacher: CheckedTeacher | None = None,
 ) -> TrainedArm:
     """Train a copy of `network` as one arm: `distilled` asks the teacher, every other does not.
 
@@ -106,7 +108,7 @@ def _lesson(
     task: Task,
     settings: TrainSettings,
     bench: Bench,
-    teacher: Teacher | None,
+    teacher: CheckedTeacher | None,
 ) -> Lesson:
     pooled = isinstance(settings, DistillSettings) and task.unlabelled is not None
     extra = len(task.unlabelled) if pooled and task.unlabelled is not None else 0
@@ -125,15 +127,17 @@ def _lesson(
 def pick_arm(evaluations: Mapping[str, Evaluation]) -> tuple[str, str]:
     """Return the arm to keep, judged on validation, and whether distillation helped, in words."""
     distilled, control = evaluations[DISTILLED], evaluations[CONTROL]
-    drop = paired_drop(distilled.scores, control.scores)  # positive: distillation is ahead
-    gain = f"{drop.value:+.4f} {distilled.metric.name} [{drop.low:+.4f}, {drop.high:+.4f}]"
-    if drop.low > 0:
-        words = f"distillation helped: {gain} over hard labels alone"
-    elif drop.high < 0:
-        words = f"distillation hurt: {gain} against hard labels alone"
+    gain, low, high = paired_drop(distilled.scores, control.scores)
+    if not distilled.metric.higher_is_better:
+        gain, low, high = -gain, -high, -low
+    figure = f"{gain:+.4f} {distilled.metric.name} [{low:+.4f}, {high:+.4f}]"
+    if low > 0:
+        words = f"distillation helped: {figure} over hard labels alone"
+    elif high < 0:
+        words = f"distillation hurt: {figure} against hard labels alone"
     else:
-        words = f"distillation made no difference that this validation set can show: {gain}"
-    shipped = DISTILLED if drop.value >= 0 else CONTROL
+        words = f"distillation made no difference that this validation set can show: {figure}"
+    shipped = DISTILLED if gain >= 0 else CONTROL
     return shipped, f"{words}; the {shipped} student goes on"
 
 

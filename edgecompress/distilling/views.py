@@ -18,10 +18,9 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor
 
 from edgecompress.distilling.losses import UNLABELLED
-from edgecompress.errors import TeacherError
 from edgecompress.store import write_atomic
 from edgecompress.tasks.task import Task
-from edgecompress.teachers.adapters import Teacher
+from edgecompress.teachers.adapters import CheckedTeacher
 
 CHUNK = 500
 Augment = Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]]
@@ -105,7 +104,7 @@ class SoftTargets:
     digest of its content, which is checked when it is read.
     """
 
-    teacher: Teacher
+    teacher: CheckedTeacher
     views: Views
     folder: Path | None = None
     autocast: bool = False
@@ -131,16 +130,8 @@ class SoftTargets:
             self.tick(f"soft targets, view {view}", start, total)
             batch = {name: tensor[start : start + CHUNK] for name, tensor in inputs.items()}
             with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-                parts.append(self.teacher.logits(batch).float().cpu())
-        logits = torch.cat(parts)
-        finite = torch.isfinite(logits).all(dim=-1)
-        if not bool(finite.all()):
-            row = int((~finite).nonzero()[0])
-            raise TeacherError(
-                f"teacher: its output for training sample {row} is not finite; expected finite "
-                "logits for every sample; check the teacher's weights and that sample"
-            )
-        return logits
+                parts.append(self.teacher.logits(batch, first_sample=start).cpu())
+        return torch.cat(parts)
 
     def _kept(self, view: int) -> Tensor | None:
         if self.folder is None:
