@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
+
 from edgecompress.errors import FolderLockedError, ResourceError
 from edgecompress.records import Artifact
 from edgecompress.store import (
@@ -145,7 +146,7 @@ def test_one_run_at_a_time(tmp_path: Path) -> None:
 def test_a_folder_that_cannot_be_made(tmp_path: Path) -> None:
     (tmp_path / "file").write_text("")
     with (
-        pytest.raises(ResourceError, match="cannot be written .*give another --out"),
+        pytest.raises(ResourceError, match=r"cannot be written .*give another --out"),
         open_store(tmp_path / "file", lambda text: None),
     ):
         pass

@@ -86,7 +86,7 @@ def learning_rate(settings: TrainSettings, step: int, total: int) -> float:
     """Return the rate at a step: linear warm-up, then a half cosine down to zero.
 
     >>> s = TrainSettings(learning_rate=1.0, warmup_ratio=0.1)
-    >>> [round(learning_rate(s, step, 100), 3) for step in (0, 9, 55, 99)]
+    >>> [round(learning_rate(s, step, 100), 3) for step in (0, 9, 54, 99)]
     [0.1, 1.0, 0.5, 0.0]
     """
     warmup = max(1, round(settings.warmup_ratio * total))

@@ -1,0 +1,376 @@
+import copy
+import math
+from collections.abc import Iterator
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+from torch import Tensor, nn
+
+from edgecompress.distilling.checkpoint import save_weights, weights_digest
+from edgecompress.distilling.distill import (
+    CONTROL,
+    DISTILLED,
+    distill,
+    fastest_mode,
+    pick_arm,
+    train_arm,
+)
+from edgecompress.distilling.loop import Bench, learning_rate, sample_order
+from edgecompress.distilling.losses import distillation_loss, hard_loss, soft_loss
+from edgecompress.distilling.views import SoftTargets, task_views
+from edgecompress.errors import OutOfTimeError, TeacherError, TrainingError
+from edgecompress.recipe import DistillSettings, TrainSettings
+from edgecompress.records import Evaluation, Metric
+from edgecompress.tasks.task import Split, Task
+from edgecompress.teachers.adapters import as_teacher
+from edgecompress.teachers.weights import load_weights_
+
+CLASSES = 3
+QUICK = DistillSettings(epochs=3, batch_size=16, learning_rate=1e-2, precision="fp32")
+
+
+@pytest.fixture(autouse=True)
+def _one_thread() -> Iterator[None]:
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    yield
+    torch.set_num_threads(threads)
+
+
+def _split(rows: int, seed: int, labelled: bool = True) -> Split:
+    rng = np.random.default_rng(seed)
+    labels = rng.integers(0, CLASSES, rows)
+    x = rng.normal(size=(rows, 4)).astype(np.float32)
+    x[np.arange(rows), labels] += 2.0
+    return Split({"x": x}, labels if labelled else None)
+
+
+def _net(seed: int, width: int = 16, dropout: float = 0.0) -> nn.Module:
+    torch.manual_seed(seed)
+    return nn.Sequential(
+        nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout),
+        nn.Linear(width, CLASSES),
+    )  # fmt: skip
+
+
+def _noise(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    x = batch["x"]
+    return {"x": x + 0.3 * torch.randn(x.shape, generator=generator)}
+
+
+def _task(**changes: object) -> Task:
+    task = Task(
+        "blobs", _split(96, 0), _split(64, 1), _split(64, 2),
+        teacher=lambda: _net(7, 64), student=lambda: _net(1), class_names=("a", "b", "c"),
+    )  # fmt: skip
+    return replace(task, **changes)  # type: ignore[arg-type]
+
+
+# --- losses: the distillation rows of the traps ------------------------------------------------
+
+
+def test_kl_runs_from_teacher_to_student() -> None:
+    student = torch.randn(5, 7, dtype=torch.float64, requires_grad=True)
+    teacher = torch.randn(5, 7, dtype=torch.float64)
+    soft_loss(student, teacher, 1.0).backward()
+    expected = (student.softmax(-1) - teacher.softmax(-1)) / 5
+    torch.testing.assert_close(student.grad, expected.detach(), rtol=1e-5, atol=1e-7)
+
+
+@given(st.integers(2, 40), st.floats(0.5, 20), st.integers(0, 10_000))
+def test_the_soft_loss_is_a_divergence(classes: int, temperature: float, seed: int) -> None:
+    logits = torch.randn(4, classes, generator=torch.Generator().manual_seed(seed)) * 5
+    other = torch.randn(4, classes, generator=torch.Generator().manual_seed(seed + 1)) * 5
+    assert float(soft_loss(logits, other, temperature)) > 0
+    assert float(soft_loss(logits, logits + 3.0, temperature)) == pytest.approx(0.0, abs=1e-3)
+
+
+def test_the_soft_loss_averages_over_samples_and_not_over_classes() -> None:
+    student, teacher = torch.randn(1, 10), torch.randn(1, 10)
+    expected = sum(
+        p * (math.log(p) - math.log(q))
+        for p, q in zip(
+            teacher.softmax(-1)[0].tolist(), student.softmax(-1)[0].tolist(), strict=True
+        )
+    )
+    assert float(soft_loss(student, teacher, 1.0)) == pytest.approx(expected, rel=1e-4)
+    eight = soft_loss(student.repeat(8, 1), teacher.repeat(8, 1), 1.0)
+    assert float(eight) == pytest.approx(expected, rel=1e-4)
+
+
+@pytest.mark.parametrize("kd_weight", [0.5, 1.0])
+def test_the_gradient_keeps_its_size_as_the_temperature_rises(kd_weight: float) -> None:
+    norms = []
+    for temperature in (5.0, 20.0):
+        student = (torch.randn(8, 10, generator=torch.Generator().manual_seed(0))).requires_grad_()
+        teacher = torch.randn(8, 10, generator=torch.Generator().manual_seed(1))
+        loss = distillation_loss(
+            student, teacher, torch.zeros(8, dtype=torch.long), temperature, kd_weight
+        )
+        hard = (1 - kd_weight) * hard_loss(student, torch.zeros(8, dtype=torch.long))
+        (loss - hard).backward()
+        assert student.grad is not None
+        norms.append(float(student.grad.norm()))
+    assert norms[1] == pytest.approx(norms[0], rel=0.1)
+
+
+def test_losses_are_finite_on_extreme_logits() -> None:
+    extreme = torch.tensor([[200.0, -200.0, 0.0], [-200.0, 200.0, 200.0]], requires_grad=True)
+    loss = distillation_loss(extreme, extreme.detach().flip(0), torch.tensor([0, 1]), 1.0, 0.5)
+    loss.backward()
+    assert torch.isfinite(loss)
+    assert extreme.grad is not None
+    assert bool(torch.isfinite(extreme.grad).all())
+
+
+def test_unlabelled_samples_carry_no_hard_loss() -> None:
+    logits = torch.randn(4, 3)
+    labels = torch.tensor([1, -1, 2, -1])
+    assert hard_loss(logits, labels) == pytest.approx(
+        float(hard_loss(logits[[0, 2]], labels[[0, 2]]))
+    )
+    assert float(hard_loss(logits, torch.full((4,), -1))) == 0.0
+
+
+# --- the loop -------------------------------------------------------------------------------
+
+
+def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:
+    settings = TrainSettings(learning_rate=0.1, warmup_ratio=0.1)
+    rates = [learning_rate(settings, step, 50) for step in range(50)]
+    assert max(rates) == pytest.approx(0.1)
+    assert rates[0] == pytest.approx(0.02)
+    assert rates[-1] == pytest.approx(0.0, abs=1e-9)
+
+
+def test_an_epoch_shows_every_sample_once_in_an_order_of_its_own() -> None:
+    first, second = sample_order(50, 50, 0, 0), sample_order(50, 50, 0, 1)
+    assert sorted(first.tolist()) == list(range(50))
+    assert first.tolist() != second.tolist()
+    assert first.tolist() == sample_order(50, 50, 0, 0).tolist()
+
+
+def test_distillation_trains_both_arms_and_leaves_its_inputs_alone() -> None:
+    task, teacher, student = _task(), _net(7, 64), _net(1)
+    before = weights_digest(teacher), weights_digest(student)
+    teacher.train()
+    result = distill(student, teacher, task, QUICK)
+    assert (weights_digest(teacher), weights_digest(student)) == before
+    assert teacher.training
+    assert all(parameter.grad is None for parameter in teacher.parameters())
+    assert [arm.name for arm in result.arms] == [DISTILLED, CONTROL]
+    assert [len(arm.curve) for arm in result.arms] == [3, 3]
+    assert result.shipped in result.reason
+    assert result.module is next(a.module for a in result.arms if a.name == result.shipped)
+
+
+def test_the_control_learns_the_task_and_the_same_seed_gives_the_same_bits() -> None:
+    task, settings = _task(), QUICK.model_copy(update={"epochs": 10})
+    one, two = (train_arm(CONTROL, _net(1, dropout=0.2), task, settings) for _ in range(2))
+    assert one.evaluation.metric.value > 0.8
+    assert weights_digest(one.module) == weights_digest(two.module)
+
+
+def test_accumulated_parts_make_the_same_step_as_the_whole_batch() -> None:
+    net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, CLASSES)).double()
+    task = _task(
+        train=Split({"x": _split(96, 0).inputs["x"].astype(np.float64)}, _split(96, 0).labels),
+        validation=Split({"x": _split(64, 1).inputs["x"].astype(np.float64)}, _split(64, 1).labels),
+    )
+    whole = train_arm(CONTROL, net, task, QUICK)
+    parts = train_arm(CONTROL, net, task, QUICK.model_copy(update={"accumulation_steps": 3}))
+    for a, b in zip(whole.module.parameters(), parts.module.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
+
+
+class _KilledError(Exception):
+    pass
+
+
+@pytest.mark.parametrize("optimizer", ["adamw", "sgd"])
+def test_a_killed_training_ends_in_the_same_bits(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, optimizer: str
+) -> None:
+    monkeypatch.setattr("edgecompress.distilling.loop.CHECKPOINT_SECONDS", 0.0)
+    task = _task(augment=_noise)
+    settings = QUICK.model_copy(update={"optimizer": optimizer, "views": 2})
+    teacher, student = as_teacher(_net(7, 64), task.class_names), _net(1, dropout=0.3)
+    whole = train_arm(DISTILLED, student, task, settings, Bench(), teacher)
+
+    for step in (4, 9):  # inside the first epoch, inside the second
+
+        def kill(text: str, done: int, total: int, step: int = step) -> None:
+            if text.startswith("epoch") and done == step:
+                raise _KilledError
+
+        bench = Bench(checkpoint=tmp_path / "c.safetensors", tick=kill)
+        with pytest.raises(_KilledError):
+            train_arm(DISTILLED, student, task, settings, bench, teacher)
+    resumed = train_arm(
+        DISTILLED, student, task, settings, Bench(checkpoint=tmp_path / "c.safetensors"), teacher
+    )
+    assert weights_digest(resumed.module) == weights_digest(whole.module)
+    assert [p.loss for p in resumed.curve] == [p.loss for p in whole.curve]
+
+
+def test_a_torn_checkpoint_starts_over(tmp_path: Path) -> None:
+    path = tmp_path / "c.safetensors"
+    path.write_bytes(b"\x10\0\0\0\0\0\0\0torn")
+    resumed = train_arm(CONTROL, _net(1), _task(), QUICK, Bench(checkpoint=path))
+    assert weights_digest(resumed.module) == weights_digest(
+        train_arm(CONTROL, _net(1), _task(), QUICK).module
+    )
+
+
+def test_tick_may_stop_a_training() -> None:
+    def stop(text: str, done: int, total: int) -> None:
+        raise OutOfTimeError("--max-time is used up")
+
+    with pytest.raises(OutOfTimeError):
+        train_arm(CONTROL, _net(1), _task(), QUICK, Bench(tick=stop))
+
+
+class _Exploding(nn.Module):
+    """Answer with infinity whenever its weight has left a small range."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(4, CLASSES)
+
+    def forward(self, x: Tensor) -> Tensor:
+        far = (self.layer.weight.abs() > 10).any()
+        return self.layer(x) * torch.where(far, torch.tensor(float("inf")), torch.tensor(1.0))
+
+
+def test_a_training_that_breaks_goes_back_and_tries_slower() -> None:
+    settings = TrainSettings(epochs=2, batch_size=16, learning_rate=8.0, weight_decay=0.0)
+    result = train_arm(CONTROL, _Exploding(), _task(), settings)
+    assert all(bool(torch.isfinite(p).all()) for p in result.module.parameters())
+
+
+def test_a_training_that_keeps_breaking_stops_with_the_cause() -> None:
+    settings = TrainSettings(epochs=2, batch_size=16, learning_rate=1e6)
+    with pytest.raises(TrainingError, match=r"the loss is not finite in epoch 1.*learning_rate"):
+        train_arm(CONTROL, _Exploding(), _task(), settings)
+
+
+def test_a_frozen_student_is_refused() -> None:
+    student = _net(1).requires_grad_(False)
+    with pytest.raises(TrainingError, match="all of its parameters are frozen"):
+        train_arm(CONTROL, student, _task(), QUICK)
+
+
+# --- views and soft targets -----------------------------------------------------------------
+
+
+class _Counting:
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+        self.calls += 1
+        return inputs["x"][:, :CLASSES] * 3
+
+
+def test_soft_targets_belong_to_the_sample_and_its_view(tmp_path: Path) -> None:
+    task, teacher = _task(augment=_noise), _Counting()
+    views = task_views(task, count=2, seed=0, pool=False)
+    targets = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path)
+    for view in (0, 1, 0, 1):
+        torch.testing.assert_close(targets.of(view), views.view(view)["x"][:, :CLASSES] * 3)
+    assert teacher.calls == 2
+    assert not torch.equal(views.view(0)["x"], views.view(1)["x"])
+    again = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path)
+    torch.testing.assert_close(again.of(1), targets.of(1), rtol=0, atol=0)
+    assert teacher.calls == 2
+
+
+def test_damaged_soft_targets_are_asked_for_again(tmp_path: Path) -> None:
+    task, teacher = _task(), _Counting()
+    views = task_views(task, count=0, seed=0, pool=False)
+    first = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path).of(0)
+    (path,) = tmp_path.iterdir()
+    data = bytearray(path.read_bytes())
+    data[-1] ^= 1
+    path.write_bytes(bytes(data))
+    again = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path).of(0)
+    assert teacher.calls == 2
+    torch.testing.assert_close(again, first, rtol=0, atol=0)
+
+
+def test_views_are_fresh_each_epoch_or_repeat() -> None:
+    task = _task(augment=_noise)
+    fresh, few = task_views(task, 0, 0, False), task_views(task, 2, 0, False)
+    assert [fresh.index(epoch) for epoch in range(4)] == [0, 1, 2, 3]
+    assert [few.index(epoch) for epoch in range(4)] == [0, 1, 0, 1]
+    assert [task_views(_task(), 0, 0, False).index(epoch) for epoch in range(2)] == [0, 0]
+
+
+def test_augmenting_leaves_the_task_as_it_was() -> None:
+    def in_place(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+        batch["x"] += 1
+        return batch
+
+    task = _task(augment=in_place)
+    before = task.train.inputs["x"].copy()
+    task_views(task, 0, 0, False).view(3)
+    np.testing.assert_array_equal(task.train.inputs["x"], before)
+
+
+def test_a_teacher_that_is_not_finite_stops_before_any_step() -> None:
+    class Broken:
+        def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+            answer = inputs["x"][:, :CLASSES].clone()
+            answer[5, 1] = float("nan")
+            return answer
+
+    with pytest.raises(TeacherError, match=r"sample 5 .*not finite"):
+        distill(_net(1), Broken(), _task(), QUICK)
+
+
+def test_a_pool_teaches_the_distilled_arm_alone() -> None:
+    task = _task(unlabelled=_split(160, 5, labelled=False))
+    result = distill(_net(1), _net(7, 64), task, QUICK)
+    plain = train_arm(CONTROL, _net(1), _task(), QUICK)
+    control = next(arm for arm in result.arms if arm.name == CONTROL)
+    assert weights_digest(control.module) != weights_digest(plain.module)  # more steps, same labels
+
+
+# --- the choice -----------------------------------------------------------------------------
+
+
+def _scored(right: int, of: int = 1000) -> Evaluation:
+    scores = tuple([1.0] * right + [0.0] * (of - right))
+    return Evaluation(Metric("accuracy", right / of, 0, 1, "validation"), scores)
+
+
+@pytest.mark.parametrize(
+    ("distilled", "control", "shipped", "words"),
+    [
+        (950, 900, DISTILLED, "distillation helped: +0.0500 accuracy"),
+        (900, 950, CONTROL, "distillation hurt: -0.0500 accuracy"),
+        (950, 949, DISTILLED, "no difference that this validation set can show"),
+    ],
+)
+def test_the_better_arm_goes_on(distilled: int, control: int, shipped: str, words: str) -> None:
+    picked, reason = pick_arm({DISTILLED: _scored(distilled), CONTROL: _scored(control)})
+    assert picked == shipped
+    assert words in reason
+    assert reason.endswith(f"the {shipped} student goes on")
+
+
+def test_a_recorded_mode_is_one_that_was_tried() -> None:
+    mode = fastest_mode(_net(1), _task(), TrainSettings(precision="fp32"))
+    assert (mode.precision, mode.channels_last) == ("fp32", False)
+
+
+def test_weights_survive_the_disk(tmp_path: Path) -> None:
+    net = _net(3)
+    save_weights(net, tmp_path / "w.safetensors")
+    other = load_weights_(copy.deepcopy(_net(4)), tmp_path / "w.safetensors")
+    assert weights_digest(other) == weights_digest(net)
