@@ -51,7 +51,7 @@ class Metric:
 
 
 def _correct(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]:
-    return (np.argmax(outputs, axis=-1) == labels).astype(np.float64)
+    return np.asarray(np.argmax(outputs, axis=-1) == labels, dtype=np.float64)
 
 
 ACCURACY = Metric("accuracy", _correct)
