@@ -1,0 +1,389 @@
+"""Judge a model against a profile's budgets, and choose among candidates. Pure.
+
+A latency is judged on the device itself only where this host is the device; there a verdict is a
+statement about the budgeted quantile over fresh processes: a one-sided signed-rank bound, its
+error of 5 % split over the looks, and a guard band for the machine's drift. What disturbed the
+measurement moves a verdict to INCONCLUSIVE, unless the model is far from the limit. A prediction
+passes only when its upper end fits, and fails only when its lower end does not.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from math import ceil, floor, inf, isfinite, log10
+from operator import attrgetter
+from statistics import mean, median
+
+from edgecompress.measuring.latency import running_ms
+from edgecompress.profiles import Profile
+from edgecompress.recipe import AcceptSettings, MeasureSettings
+from edgecompress.records import (
+    Basis,
+    BudgetCheck,
+    Candidate,
+    Evaluation,
+    LatencySamples,
+    Measurement,
+    OnnxModel,
+    Prediction,
+    Status,
+    Verdict,
+)
+from edgecompress.statistics import (
+    burst_share,
+    drift,
+    paired_drop,
+    quantile,
+    split_error,
+    walsh_bounds,
+)
+
+ERROR = 0.05  # of a one-sided bound, over all looks together
+GUARD = 0.02  # two quiet sets of processes, minutes apart, differ by 1.5 %
+FAR = 0.50  # how far from the limit a disturbed measurement still decides
+BURSTS = 0.01  # the share of time in bursts from which on they are refused
+WAITING = 0.05  # the share of time spent waiting for a core that counts as contention
+LOOKS = MeasureSettings().processes
+LEVELS = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
+
+
+@dataclass(frozen=True)
+class Evidence:
+    """Hold what is known of one model; what is None was not measured, predicted or scored."""
+
+    model: OnnxModel
+    measurement: Measurement | None = None
+    prediction: Prediction | None = None
+    teacher: Evaluation | None = None
+    candidate: Evaluation | None = None
+
+
+@dataclass(frozen=True)
+class Bounds:
+    """Hold a figure with one-sided bounds, and how far from a limit they decide (ratios)."""
+
+    value: float
+    low: float
+    high: float
+    pass_margin: float = 0.0
+    fail_margin: float = 0.0
+    known: str = ""
+    disturbed: str = ""
+
+    def status(self, limit: float) -> Status:
+        """Return what the bounds say about `value <= limit`."""
+        if self.high * (1 + self.pass_margin) <= limit:
+            return "pass"
+        return "fail" if self.low > limit * (1 + self.fail_margin) else "inconclusive"
+
+
+def judge(
+    profile: Profile,
+    evidence: Evidence,
+    accept: AcceptSettings | None = None,
+    looks: Sequence[int] = LOOKS,
+    higher_is_better: bool = True,
+) -> Verdict:
+    """Return PASS, FAIL or INCONCLUSIVE for every budget of `profile`, and for all together.
+
+    `looks` are the process counts at which a measurement may have been ended; any other count is
+    taken as fixed beforehand. With `accept`, the drop from teacher to candidate is judged too, on
+    the same samples. A single FAIL fails; otherwise a single INCONCLUSIVE leaves it open.
+    """
+    checks = [
+        *_timings(profile, evidence.measurement, looks),
+        *_predicted(profile, evidence.prediction),
+        *_sizes(profile, evidence),
+    ]
+    if accept is not None:
+        checks.append(_accuracy(accept, evidence, higher_is_better))
+    return Verdict(_overall(checks), tuple(checks), _summary(checks))
+
+
+def decided(profile: Profile, looks: Sequence[int] = LOOKS) -> Callable[[str, Measurement], bool]:
+    """Return the answer to: is it settled, or would more processes help?"""
+
+    def settled(_label: str, measurement: Measurement) -> bool:
+        checks = _timings(profile, measurement, looks)
+        return all(check.status != "inconclusive" for check in checks)
+
+    return settled
+
+
+def choose(
+    candidates: Sequence[Candidate],
+    verdicts: Mapping[str, Verdict],
+    higher_is_better: bool = True,
+) -> tuple[Candidate | None, str]:
+    """Return the candidate that ships and the reason in words; None when none passed parity.
+
+    Of the candidates that meet their budgets (if none does, of those that come closest): those
+    whose validation score ties with the most accurate one, paired on the same samples; of these
+    the fastest by measured p50, and of equally fast ones the smallest.
+    """
+    sound = [c for c in candidates if c.dropped is None and (not c.parity or c.parity.passed)]
+    if not sound:
+        return None, "no candidate passed parity"
+    eligible, how = _closest(sound, verdicts)
+    tied, best = _tied(eligible, higher_is_better)
+    fastest = min(_p50(c) for c in tied)
+    quick = [c for c in tied if _p50(c) <= fastest * (1 + GUARD)]
+    chosen = min(quick, key=lambda c: c.model.size_bytes)
+    why = [how]
+    if best is not None:
+        score = "has the best" if chosen is best else f"ties with {best.label} for the best"
+        why.append(f"{score} validation score of {len(eligible)}")
+    if len(tied) > 1:
+        speed = f" ({_p50(chosen):.3g} ms)" if isfinite(fastest) else ""
+        size = ", then the smallest" if len(quick) > 1 else ""
+        why.append(f"is the fastest{size} of the {len(tied)} that tie{speed}")
+    return chosen, f"{chosen.label}: {'; '.join(why)}"
+
+
+def _timings(
+    profile: Profile, measurement: Measurement | None, looks: Sequence[int]
+) -> Iterator[BudgetCheck]:
+    """Yield the checks that the processes on this host decide: latency if it is the device."""
+    for quantile_name, level in LEVELS.items() if profile.device.host else ():
+        limit = getattr(profile.budget.latency_ms, quantile_name)
+        if limit is not None:
+            read = partial(_quantile_of_process, level=level)
+            yield _timing(f"latency_ms.{quantile_name}", limit, read, measurement, looks)
+    if (limit := profile.budget.cold_start_ms) is not None:
+        read_start = attrgetter("cold_start_ms")
+        yield _here(_timing("cold_start_ms", limit, read_start, measurement, looks), profile)
+
+
+def _quantile_of_process(samples: LatencySamples, level: float) -> float:
+    return quantile(running_ms(samples), level)
+
+
+def _timing(
+    name: str,
+    limit: float,
+    read: Callable[[LatencySamples], float],
+    measurement: Measurement | None,
+    looks: Sequence[int],
+) -> BudgetCheck:
+    """Judge the figure that `read` takes from each process."""
+    if measurement is None:
+        return _unknown(name, "ms", limit, "not measured")
+    values = [read(process) for process in measurement.processes]
+    low, high = walsh_bounds(values, split_error(looks, ERROR).get(len(values), ERROR))
+    noise, contention = disturbances(measurement)
+    typical = [_quantile_of_process(process, 0.5) for process in measurement.processes]
+    guard = max(GUARD, abs(drift(typical)))
+    bounds = Bounds(
+        value=median(values),
+        low=low,
+        high=high,
+        pass_margin=FAR if noise else guard,
+        fail_margin=FAR if noise or contention else guard,
+        known=f"over {len(values)} processes",
+        disturbed="; ".join(noise + contention),
+    )
+    return _check(name, "ms", limit, bounds)
+
+
+def disturbances(measurement: Measurement) -> tuple[list[str], list[str]]:
+    """Return in words what disturbed a measurement: either way, and upwards only.
+
+    Contention can only make a model look slower than it is, for the waiting is taken out and what
+    stays is cold caches: it takes away FAIL, not PASS.
+    """
+    running = [running_ms(p) for p in measurement.processes]
+    noise = list(measurement.uncontrolled)
+    if (share := mean(burst_share(times) for times in running)) > BURSTS:
+        noise.append(f"bursts of slow calls took {share:.0%} of the time")
+    wall = sum(sum(p.wall_ms) for p in measurement.processes)
+    waited = sum(sum(p.waited_ms) for p in measurement.processes)
+    contention = [f"other work held the core {waited / wall:.0%} of the time"]
+    return noise, contention if waited > WAITING * wall else []
+
+
+def _predicted(profile: Profile, prediction: Prediction | None) -> Iterator[BudgetCheck]:
+    """Yield the latency checks of a device that is not here."""
+    for name in () if profile.device.host else LEVELS:
+        limit = getattr(profile.budget.latency_ms, name)
+        if limit is None:
+            continue
+        if prediction is None:
+            yield _unknown(f"latency_ms.{name}", "ms", limit, "neither measured nor predicted")
+            continue
+        typical = prediction.latency_ms.p50
+        value: float = getattr(prediction.latency_ms, name)
+        # Beyond the median the figure is already the upper end; no tail is below typical.
+        high = value * prediction.high_factor if name == "p50" else value
+        known = f"predicted (typical time {typical:.3g} ms)"
+        bounds = Bounds(value, typical * prediction.low_factor, high, known=known)
+        yield _check(f"latency_ms.{name}", "ms", limit, bounds, "predicted")
+
+
+def _sizes(profile: Profile, evidence: Evidence) -> Iterator[BudgetCheck]:
+    """Yield the checks of memory and file size."""
+    if (limit := profile.budget.peak_memory_mb) is not None:
+        if evidence.measurement is None:
+            yield _unknown("peak_memory_mb", "MB", limit, "not measured")
+        else:
+            peaks = [p.peak_memory_bytes / 1e6 for p in evidence.measurement.processes]
+            bounds = Bounds(median(peaks), min(peaks), max(peaks), known="in every process")
+            yield _here(_check("peak_memory_mb", "MB", limit, bounds), profile)
+    if (limit := profile.budget.model_size_mb) is not None:
+        size = evidence.model.size_bytes / 1e6
+        yield _check("model_size_mb", "MB", limit, Bounds(size, size, size), "exact")
+
+
+def _accuracy(accept: AcceptSettings, evidence: Evidence, higher_is_better: bool) -> BudgetCheck:
+    """Judge the drop from the teacher on the same samples, in the metric's bad direction."""
+    name, limit = "accept.max_drop", accept.max_drop
+    if evidence.teacher is None or evidence.candidate is None:
+        return _unknown(name, "", limit, "not scored beside the teacher; give data with labels")
+    drop, low, high = _drop(evidence.teacher, evidence.candidate, higher_is_better)
+    metric = evidence.candidate.metric
+    known = f"lost, paired on {len(evidence.candidate.scores)} {metric.split} samples"
+    return _check(name, metric.name, limit, Bounds(drop, low, high, known=known))
+
+
+def _drop(
+    reference: Evaluation, candidate: Evaluation, higher_is_better: bool
+) -> tuple[float, float, float]:
+    """Return how much worse the candidate scores on the same samples, with one-sided bounds."""
+    worse = (reference.scores, candidate.scores)
+    first, second = worse if higher_is_better else worse[::-1]
+    return paired_drop(first, second, ERROR)
+
+
+def _check(
+    name: str, unit: str, limit: float, bounds: Bounds, basis: Basis = "measured"
+) -> BudgetCheck:
+    """Return the check that the bounds answer, with the reason in words."""
+    status = bounds.status(limit)
+    figure = f"{bounds.value:.4g} {unit} {bounds.known}".strip()
+    match status:
+        case "pass":
+            high = f", at most {bounds.high:.4g}" if bounds.high > bounds.low else ""
+            reason = f"{figure}{high}: {_apart(bounds.high, limit, unit)}"
+        case "fail":
+            needed = _rounded_up(bounds.high * (1 + bounds.pass_margin))
+            low = f", at least {bounds.low:.4g}" if bounds.high > bounds.low else ""
+            reason = (
+                f"{figure}{low}: {_apart(bounds.low, limit, unit)}; "
+                f"it would pass a limit of {needed:.4g} {unit}".strip()
+            )
+        case "inconclusive":
+            reason = f"{figure}, {_undecided(bounds, limit, unit)}"
+    low, high = (end if isfinite(end) else None for end in (bounds.low, bounds.high))
+    return BudgetCheck(name, unit, limit, bounds.value, low, high, status, basis, reason)
+
+
+def _undecided(bounds: Bounds, limit: float, unit: str) -> str:
+    """Say why the bounds decide nothing, and what would help."""
+    if not isfinite(bounds.high):
+        return "too few to say how far off that may be; measure more processes"
+    span = f"between {bounds.low:.4g} and {bounds.high:.4g}"
+    if bounds.disturbed:
+        return (
+            f"{span}, disturbed ({bounds.disturbed}): that decides only {FAR:.0%} away from "
+            f"{limit:.4g} {unit}; measure on a quiet machine"
+        )
+    guard = f" with a guard band of {bounds.pass_margin:.1%}" if bounds.pass_margin else ""
+    return f"{span}{guard}: too close to {limit:.4g} {unit} to tell"
+
+
+def _apart(figure: float, limit: float, unit: str) -> str:
+    """Say how far a figure lies from its limit."""
+    side = "over" if figure > limit else "under"
+    if limit > 0:
+        return f"{abs(figure - limit) / limit:.1%} {side} the limit"
+    return f"{abs(figure - limit):.4g} {unit} {side} the limit"
+
+
+def _rounded_up(figure: float) -> float:
+    """Return the next figure of three digits that is not below.
+
+    >>> _rounded_up(23.41), _rounded_up(0.10001)
+    (23.5, 0.101)
+    """
+    if figure <= 0:
+        return 0.0
+    unit = 10.0 ** (floor(log10(figure)) - 2)
+    return float(f"{ceil(figure / unit - 1e-9) * unit:.6g}")
+
+
+def _unknown(name: str, unit: str, limit: float, reason: str) -> BudgetCheck:
+    return BudgetCheck(name, unit, limit, None, None, None, "inconclusive", "none", reason)
+
+
+def _here(check: BudgetCheck, profile: Profile) -> BudgetCheck:
+    """Label a figure of this host that stands in for an absent device's."""
+    if profile.device.host or check.basis == "none":
+        return check
+    return replace(check, basis="host", reason=f"on this host, not the device: {check.reason}")
+
+
+def _overall(checks: Sequence[BudgetCheck]) -> Status:
+    found = {check.status for check in checks}
+    order: tuple[Status, ...] = ("fail", "inconclusive", "pass")
+    return next((status for status in order if status in found), "inconclusive")
+
+
+def _summary(checks: Sequence[BudgetCheck]) -> str:
+    overall = _overall(checks)
+    those = [f"{c.budget} ({c.reason})" for c in checks if c.status == overall]
+    match overall:
+        case "pass":
+            return f"all {len(checks)} budgets are met"
+        case "fail":
+            return f"over budget: {'; '.join(those)}"
+        case "inconclusive":
+            return f"not decided: {'; '.join(those) or 'the profile sets no budget'}"
+
+
+def _closest(
+    candidates: Sequence[Candidate], verdicts: Mapping[str, Verdict]
+) -> tuple[list[Candidate], str]:
+    """Return the candidates that come closest to their budgets, and how close in words."""
+    for status, words in (
+        ("pass", "meets every budget"),
+        ("inconclusive", "exceeds no budget for certain"),
+    ):
+        those = [c for c in candidates if verdicts[c.label].status == status]
+        if those:
+            return those, words
+    excess = {c.label: _excess(verdicts[c.label]) for c in candidates}
+    least = min(excess.values())
+    return [c for c in candidates if excess[c.label] <= least], "comes closest to its budgets"
+
+
+def _excess(verdict: Verdict) -> float:
+    """Return by how much the worst failed budget is exceeded, as a share of its limit."""
+    failed = [c for c in verdict.checks if c.status == "fail" and c.value is not None]
+    return max(((c.value or 0.0) - c.limit) / (c.limit or 1.0) for c in failed)
+
+
+def _tied(
+    candidates: list[Candidate], higher_is_better: bool
+) -> tuple[list[Candidate], Candidate | None]:
+    """Return the candidates that tie with the most accurate one on validation, and that one."""
+    scored = {c.label: e for c in candidates if (e := c.evaluation("validation"))}
+    if not scored:
+        return candidates, None
+    sign = 1.0 if higher_is_better else -1.0
+    best = max(
+        (c for c in candidates if c.label in scored),
+        key=lambda c: sign * scored[c.label].metric.value,
+    )
+
+    tied = [
+        c
+        for c in candidates
+        if c.label in scored
+        and _drop(scored[best.label], scored[c.label], higher_is_better)[1] <= 0.0
+    ]
+    return tied, best
+
+
+def _p50(candidate: Candidate) -> float:
+    return candidate.measurement.latency_ms.p50 if candidate.measurement else inf
