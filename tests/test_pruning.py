@@ -282,7 +282,8 @@ def test_nothing_left_to_prune_is_said():
 
 def test_an_unknown_path_meets_its_neighbour():
     assert refused(residual(), asked(ignore=("stages.1.frist",))) == (
-        "prune.ignore: the network has no module 'stages.1.frist'; did you mean 'stages.1.first'?"
+        "prune.ignore: the network has no module 'stages.1.frist', expected the path of one, such "
+        "as 'stem'; did you mean 'stages.1.first'?"
     )
 
 

@@ -9,24 +9,19 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 import torch
-from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic import Field, ValidationError
 from torch import nn
 from torch_pruning import DependencyGraph
 
 from edgecompress.errors import PruningError
 from edgecompress.pruning.graph import ROOTS, Inputs, opened, positional, quiet, run, trace
+from edgecompress.settings import Settings
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Channel = Annotated[int, Field(ge=0, strict=True)]
 
 
-class Record(BaseModel):
-    """Be frozen, and refuse every key that is not known."""
-
-    model_config = ConfigDict(frozen=True, extra="forbid")
-
-
-class Cut(Record):
+class Cut(Settings):
     """Name the output channels that one layer, and all that is coupled to it, loses.
 
     `width` is their number just before the cut: it tells a plan that was made for another network.
@@ -37,7 +32,7 @@ class Cut(Record):
     channels: tuple[Channel, ...]
 
 
-class PruningPlan(Record):
+class PruningPlan(Settings):
     """Hold the cuts of a pruning in the order in which they were made."""
 
     version: Literal[1] = 1

@@ -5,7 +5,6 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable
 from copy import deepcopy
 from dataclasses import dataclass
-from difflib import get_close_matches
 
 import torch
 import torch_pruning as tp
@@ -16,6 +15,7 @@ from edgecompress.pruning.graph import ROOTS, Inputs, opened, positional, run, t
 from edgecompress.pruning.plan import Cut, PruningPlan, apply_cut_
 from edgecompress.pruning.ranking import Scorer, choose, coupled, scorer
 from edgecompress.recipe import PruneSettings
+from edgecompress.settings import did_you_mean
 
 LossBatch = Callable[[nn.Module], Tensor]
 """Given a network, returns its scalar loss on one batch."""
@@ -151,9 +151,9 @@ def _ignored(module: nn.Module, paths: tuple[str, ...]) -> set[nn.Module]:
     modules = dict(module.named_modules())
     for path in paths:
         if path not in modules:
-            near = get_close_matches(path, modules, n=1, cutoff=0.0)[0]
             raise PruningError(
-                f"prune.ignore: the network has no module {path!r}; did you mean {near!r}?"
+                f"prune.ignore: the network has no module {path!r}, expected the path of one, such "
+                f"as {next(filter(None, modules), '')!r}{did_you_mean(path, modules)}"
             )
     return {part for path in paths for part in modules[path].modules()}
 
