@@ -11,6 +11,7 @@ import json
 import subprocess
 import sys
 import zipfile
+import zlib
 from collections.abc import Mapping
 from dataclasses import dataclass
 from pathlib import Path
@@ -29,6 +30,12 @@ _ADMISSION = Path(__file__).with_name("admission.py")
 _MEMORY_BYTES = 3 * 10**9  # address space, of which the libraries themselves take about 1 GB
 _MAX_BYTES = 2 * 2**30  # protobuf's own limit
 _SECONDS = 60
+
+# What numpy lets through of its own, of zipfile and of zlib, for bytes that are no npz file.
+_UNREADABLE = (
+    *(OSError, ValueError, AttributeError, EOFError, TypeError, RuntimeError),
+    *(zipfile.BadZipFile, zlib.error),
+)
 
 
 @dataclass(frozen=True)
@@ -140,7 +147,7 @@ def make_inputs(
     integers are 0 (a valid index everywhere), floats normal with a fixed seed.
     """
     shapes = shapes or {}
-    given = _read_npz(inputs_file) if inputs_file else {}
+    given = read_npz(inputs_file, "--inputs") if inputs_file else {}
     names = {tensor.name for tensor in facts.inputs}
     for option, values in (("--shape", shapes), (f"--inputs {inputs_file}", given)):
         if unknown := sorted(set(values) - names):
@@ -149,11 +156,31 @@ def make_inputs(
             )
     generator = np.random.default_rng(0)
     return {
-        tensor.name: _checked(given[tensor.name], tensor, f"--inputs {inputs_file}")
+        tensor.name: check_array(given[tensor.name], tensor, f"--inputs {inputs_file}")
         if tensor.name in given
         else _made_up(tensor, shapes.get(tensor.name), generator)
         for tensor in facts.inputs
     }
+
+
+def read_npz(path: Path, option: str) -> dict[str, NDArray[Any]]:
+    """Return the named arrays of the npz file that `option` gave. Raise DataError if it is none."""
+    try:
+        with np.load(path, allow_pickle=False) as file:
+            return dict(file)
+    except _UNREADABLE as error:
+        raise DataError(f"{option} {path}: not a readable npz file: {_one_line(error)}") from error
+
+
+def check_array(array: NDArray[Any], tensor: TensorFacts, option: str) -> NDArray[Any]:
+    """Return `array`, which must have the type and shape of the model's input."""
+    fits = len(array.shape) == len(tensor.shape) and all(
+        want in (None, have) for want, have in zip(tensor.shape, array.shape, strict=True)
+    )
+    if str(array.dtype) != tensor.dtype or not fits:
+        have = TensorFacts(tensor.name, str(array.dtype), array.shape)
+        raise DataError(f"{option}: got {have}; the model expects {tensor}")
+    return array
 
 
 def admit(path: Path) -> ModelFacts:
@@ -197,24 +224,6 @@ def _tensor_facts(entry: Mapping[str, Any]) -> TensorFacts:
     return TensorFacts(entry["name"], entry["dtype"], tuple(entry["shape"]))
 
 
-def _read_npz(path: Path) -> dict[str, NDArray[Any]]:
-    try:
-        with np.load(path, allow_pickle=False) as file:
-            return dict(file)
-    except (OSError, ValueError, AttributeError, EOFError, TypeError, zipfile.BadZipFile) as error:
-        raise DataError(f"--inputs {path}: not a readable npz file: {_one_line(error)}") from error
-
-
-def _checked(array: NDArray[Any], tensor: TensorFacts, option: str) -> NDArray[Any]:
-    fits = len(array.shape) == len(tensor.shape) and all(
-        want in (None, have) for want, have in zip(tensor.shape, array.shape, strict=True)
-    )
-    if str(array.dtype) != tensor.dtype or not fits:
-        have = TensorFacts(tensor.name, str(array.dtype), array.shape)
-        raise DataError(f"{option}: got {have}; the model expects {tensor}")
-    return array
-
-
 def _made_up(
     tensor: TensorFacts, shape: tuple[int, ...] | None, generator: np.random.Generator
 ) -> NDArray[Any]:
@@ -227,8 +236,8 @@ def _made_up(
             f"{tensor}: cannot make up such an input; give --inputs FILE.npz"
         ) from error
     if dtype.kind == "f":
-        return _checked(generator.standard_normal(shape).astype(dtype), tensor, "--shape")
-    return _checked(np.zeros(shape, dtype), tensor, "--shape")
+        return check_array(generator.standard_normal(shape).astype(dtype), tensor, "--shape")
+    return check_array(np.zeros(shape, dtype), tensor, "--shape")
 
 
 def _one_line(error: object) -> str:
