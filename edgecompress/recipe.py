@@ -190,14 +190,12 @@ class Recipe(Settings):
         return task
 
     @model_validator(mode="after")
-    def _has_stages_in_order(self) -> Recipe:
+    def _recovers_from_something(self) -> Recipe:
         if self.redistill and not self.prune:
             raise ValueError(
                 "[redistill] without [prune]: there is nothing to recover from; "
                 "add [prune] or remove [redistill]"
             )
-        if self.redistill and not self.distill:
-            raise ValueError("[redistill] without [distill]: add [distill], or rename the section")
         return self
 
 

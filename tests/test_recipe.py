@@ -98,7 +98,6 @@ def test_the_last_set_wins_and_opens_a_section(tmp_path):
         ("prune = 0.5\n", "prune: given 0.5, expected a section of keys"),
         ("[[prune]]\nsteps = 1\n", "expected a section of keys"),
         ("[redistill]\n", "[redistill] without [prune]: there is nothing to recover from"),
-        ("[prune]\n[redistill]\n", "[redistill] without [distill]: add [distill]"),
         ("[accept]\n", "accept.max_drop: missing, expected largest loss against the teacher"),
         ("[accept]\nmax_dropp = 0.1\n", "accept.max_dropp: unknown key; did you mean 'max_drop'?"),
         ("[measure]\nprocesses = [5, 3]\n", "given [5, 3], expected numbers that rise"),
