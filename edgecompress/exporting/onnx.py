@@ -61,7 +61,7 @@ def export(
     for a network that cannot be exported.
     """
     settings = settings or ExportSettings()
-    network = _Positional(copy.deepcopy(model), settings.softmax).eval()
+    network = _Positional(copy.deepcopy(model), settings.softmax).eval().requires_grad_(False)
     # Weights left in channels-last order by training would export as other bytes.
     network.to("cpu", torch.float32, memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     inputs = {name: _example(array) for name, array in example_inputs.items()}
@@ -140,6 +140,7 @@ def _quiet() -> Iterator[None]:
         contextlib.redirect_stderr(nowhere),
         warnings.catch_warnings(record=True) as others,
     ):
+        warnings.simplefilter("always")  # where the user turned them into errors, not in here
         for message in _HARMLESS_WARNINGS:
             warnings.filterwarnings("ignore", message=message)
         logging.disable(logging.ERROR)
