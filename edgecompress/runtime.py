@@ -166,7 +166,7 @@ def make_inputs(
 def read_npz(path: Path, option: str) -> dict[str, NDArray[Any]]:
     """Return the named arrays of the npz file that `option` gave. Raise DataError if it is none."""
     try:
-        with np.load(path, allow_pickle=False) as file:
+        with path.open("rb") as stream, np.load(stream, allow_pickle=False) as file:
             return dict(file)
     except _UNREADABLE as error:
         raise DataError(f"{option} {path}: not a readable npz file: {_one_line(error)}") from error

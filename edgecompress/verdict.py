@@ -112,6 +112,17 @@ def decided(profile: Profile, looks: Sequence[int] = LOOKS) -> Callable[[str, Me
     return settled
 
 
+def demand_measured(verdict: Verdict) -> Verdict:
+    """Return the verdict with INCONCLUSIVE for every budget that only a prediction lets pass."""
+    checks = tuple(
+        replace(c, status="inconclusive", reason=f"{c.reason}, but a measurement is demanded")
+        if c.status == "pass" and c.basis == "predicted"
+        else c
+        for c in verdict.checks
+    )
+    return Verdict(_overall(checks), checks, _summary(checks))
+
+
 def choose(
     candidates: Sequence[Candidate],
     verdicts: Mapping[str, Verdict],
@@ -263,13 +274,13 @@ def _check(
     figure = f"{bounds.value:.4g} {unit} {bounds.known}".strip()
     match status:
         case "pass":
-            high = f", at most {bounds.high:.4g}" if bounds.high > bounds.low else ""
-            reason = f"{figure}{high}: {_apart(bounds.high, limit, unit)}"
+            most = f", at most {bounds.high:.4g}" if bounds.high > bounds.low else ""
+            reason = f"{figure}{most}: {_apart(bounds.high, limit, unit)}"
         case "fail":
             needed = _rounded_up(bounds.high * (1 + bounds.pass_margin))
-            low = f", at least {bounds.low:.4g}" if bounds.high > bounds.low else ""
+            least = f", at least {bounds.low:.4g}" if bounds.high > bounds.low else ""
             reason = (
-                f"{figure}{low}: {_apart(bounds.low, limit, unit)}; "
+                f"{figure}{least}: {_apart(bounds.low, limit, unit)}; "
                 f"it would pass a limit of {needed:.4g} {unit}".strip()
             )
         case "inconclusive":
