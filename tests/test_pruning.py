@@ -193,6 +193,22 @@ def test_groups_stay_equal(scope):
     assert pruned[1].num_groups == pruned[2].groups == 4
 
 
+def test_parameters_outside_layers_follow():
+    class Scaled(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.first = nn.Conv2d(1, 16, 3)
+            self.scale = nn.Parameter(torch.rand(16, 1, 1), requires_grad=False)
+            self.head = nn.Linear(16, 3)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.head((self.first(x) * self.scale).mean((2, 3)))
+
+    pruned = prune(Scaled(), (IMAGE,), asked()).module
+    assert pruned.scale.shape == (8, 1, 1)
+    assert not pruned.scale.requires_grad
+
+
 def test_two_pruners_in_one_process_do_not_meet():
     # Groups are what torch-pruning's pruner notes in dicts that all pruners of a process share.
     alone = prune(residual(), (IMAGE,), asked()).plan
@@ -325,6 +341,16 @@ def test_outputs_without_gradients_are_refused():
 
     message = refused(Classes(), asked(), inputs=(torch.randn(2, 4),))
     assert message.startswith("Classes returns nothing that depends on its parameters")
+
+
+def test_what_torch_pruning_cannot_follow_is_one_line(monkeypatch):
+    def lost(*_, **__):
+        raise KeyError("node\nand more")
+
+    monkeypatch.setattr("edgecompress.pruning.graph.DependencyGraph.build_dependency", lost)
+    message = refused(residual(), asked())
+    assert message.startswith("torch-pruning cannot follow ResidualNet: 'node")
+    assert message.endswith("or leave pruning out")
 
 
 # ---- the plan

@@ -33,7 +33,9 @@ def opened(module: nn.Module) -> Iterator[None]:
     modes = {name: part.training for name, part in module.named_modules()}
     trained = {n: p.requires_grad for n, p in module.named_parameters(remove_duplicate=False)}
     try:
-        module.eval().requires_grad_(True)
+        module.eval()
+        for parameter in module.parameters():
+            parameter.requires_grad_(parameter.is_floating_point())
         with torch.enable_grad():
             yield
     finally:
@@ -93,7 +95,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[DependencyGrap
         outputs.extend(differentiable(network, arguments))
         return outputs
 
-    with quiet():
+    with torch_pruning_at_work(module):
         graph = DependencyGraph().build_dependency(module, inputs, forward_fn=forward)
     if not outputs:
         raise PruningError(
@@ -104,8 +106,19 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[DependencyGrap
 
 
 @contextmanager
-def quiet() -> Iterator[None]:
-    """Silence torch-pruning's warnings: what they are about is checked after the cut."""
+def torch_pruning_at_work(module: nn.Module) -> Iterator[None]:
+    """Make one line of whatever torch-pruning raises, and silence its warnings.
+
+    What it warns of (parameters outside layers, operations that it does not know) is caught when
+    the cut network is run.
+    """
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")
-        yield
+        try:
+            yield
+        except Exception as error:
+            cause = str(error).strip().splitlines()[:1] or [type(error).__name__]
+            raise PruningError(
+                f"torch-pruning cannot follow {type(module).__name__}: {cause[0]}; name the layers "
+                "around it in prune.ignore, or leave pruning out"
+            ) from error

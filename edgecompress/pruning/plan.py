@@ -14,7 +14,15 @@ from torch import nn
 from torch_pruning import DependencyGraph
 
 from edgecompress.errors import PruningError
-from edgecompress.pruning.graph import ROOTS, Inputs, opened, positional, quiet, run, trace
+from edgecompress.pruning.graph import (
+    ROOTS,
+    Inputs,
+    opened,
+    positional,
+    run,
+    torch_pruning_at_work,
+    trace,
+)
 from edgecompress.settings import Settings
 
 Count = Annotated[int, Field(ge=1, strict=True)]
@@ -96,6 +104,6 @@ def apply_cut_(module: nn.Module, graph: DependencyGraph, cut: Cut) -> None:
             f"0..{width - 1}, at least one and not all of them; given {len(cut.channels)} with "
             f"maximum {max(wanted, default=-1)}"
         )
-    with torch.no_grad(), quiet():
+    with torch.no_grad(), torch_pruning_at_work(module):
         group = graph.get_pruning_group(layer, pruner.prune_out_channels, list(cut.channels))
         group.prune(record_history=False)
