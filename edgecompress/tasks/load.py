@@ -27,6 +27,9 @@ from edgecompress.tasks.task import Split, Task
 # A file changed this recently may change again without a new time stamp: it is not memoised.
 _SETTLED_S = 2.0
 
+# In a checkout this package may lie beside a task; it is no part of one.
+_OURSELVES = "edgecompress"
+
 # Marks the modules that came out of a task's folder, so that the next load reads them afresh.
 _MARK = "__edgecompress_task_folder__"
 
@@ -110,7 +113,7 @@ def local_modules(file: Path) -> list[Path]:
     """
     folder, found, pending = file.parent, set[Path](), [file]
     while pending:
-        for name in _imported_names(pending.pop()):
+        for name in _imported_names(pending.pop()) - {_OURSELVES}:
             places = [folder / f"{name}.py", *(folder / name).rglob("*.py")]
             new = [path for path in places if path.is_file() and path not in found | {file}]
             found.update(new)
@@ -194,7 +197,7 @@ def _within(file: Path, what: str, make: Callable[[], Any]) -> Callable[[], Any]
 def _user_code(file: Path, what: str) -> Iterator[None]:
     """Let the file's folder be imported from, and turn what is raised into one line."""
     folder = str(file.parent)
-    before = set(sys.modules)
+    before = dict(sys.modules)
     importlib.invalidate_caches()
     sys.path.insert(0, folder)
     try:
@@ -206,10 +209,18 @@ def _user_code(file: Path, what: str) -> Iterator[None]:
     finally:
         with contextlib.suppress(ValueError):
             sys.path.remove(folder)
-        for name in set(sys.modules) - before:
-            source = getattr(sys.modules[name], "__file__", None)
-            if source and Path(source).is_relative_to(folder) and "site-packages" not in source:
-                setattr(sys.modules[name], _MARK, folder)
+        for name, module in list(sys.modules.items()):
+            ours = name.partition(".")[0] == _OURSELVES
+            new = module is not before.get(name) and not ours
+            if new and _is_beside(getattr(module, "__file__", None), file):
+                setattr(module, _MARK, folder)
+
+
+def _is_beside(source: str | None, file: Path) -> bool:
+    """Return whether a source file is the user's own: below the task's folder, not installed."""
+    if not source or "site-packages" in source:
+        return False
+    return Path(source).is_relative_to(file.parent)
 
 
 def _where(error: BaseException, file: Path) -> str:
@@ -217,10 +228,7 @@ def _where(error: BaseException, file: Path) -> str:
     if isinstance(error, SyntaxError) and error.filename:
         return f"{error.filename}, line {error.lineno}"
     for frame in reversed(traceback.extract_tb(error.__traceback__)):
-        if (
-            Path(frame.filename).is_relative_to(file.parent)
-            and "site-packages" not in frame.filename
-        ):
+        if _is_beside(frame.filename, file):
             return f"{frame.filename}, line {frame.lineno}"
     return str(file)
 
