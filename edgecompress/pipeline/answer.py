@@ -1,0 +1,159 @@
+"""The end of the chain: settle on one model, prove it on the test split, say what was found."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+
+from edgecompress import __version__
+from edgecompress.distilling.distill import CONTROL
+from edgecompress.measuring.host import describe_host
+from edgecompress.pipeline.candidates import (
+    TEST,
+    export_network,
+    measured,
+    scored,
+    teacher_score,
+)
+from edgecompress.pipeline.run import Run
+from edgecompress.pipeline.training import Network, TeacherInHand, arm_network
+from edgecompress.profiles import Profile
+from edgecompress.recipe import MeasureSettings
+from edgecompress.records import Candidate, Evaluation, Report, Verdict
+from edgecompress.store import library_version
+from edgecompress.verdict import Evidence, choose, decided, judge
+
+_LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "accelerate", "numpy")
+
+
+@dataclass(frozen=True)
+class Choice:
+    """Hold the candidate that ships, why, and all that it was compared with."""
+
+    label: str | None
+    reason: str
+    candidates: tuple[Candidate, ...]
+    reference: Candidate | None
+
+    @property
+    def chosen(self) -> Candidate | None:
+        """Return the candidate that ships."""
+        return next((c for c in self.candidates if c.label == self.label), None)
+
+
+def settle(
+    run: Run,
+    profile: Profile,
+    candidates: Sequence[Candidate],
+    reference: Candidate | None,
+    teacher: TeacherInHand,
+) -> Choice:
+    """Screen all candidates cheaply, then measure in full whoever would ship, until that stands.
+
+    The choice is made on validation; the teacher is measured beside the candidates.
+    """
+    settings = run.recipe.measure or MeasureSettings()
+    aside = [reference] if reference is not None else []
+    screened = measured(run, profile, [*candidates, *aside], settings.screening_processes)
+    known = {c.label: c for c in screened}
+    teacher_validation = teacher_score(run, teacher, "validation")
+    settled: set[str] = set()
+    while True:
+        competing = [known[c.label] for c in candidates]
+        verdicts = {
+            c.label: _judged(run, profile, c, teacher_validation, c.evaluation("validation"))
+            for c in competing
+        }
+        chosen, reason = choose(competing, verdicts, run.task.metric.higher_is_better)
+        if chosen is None or chosen.label in settled:
+            break
+        settled.add(chosen.label)
+        finalists = [chosen, *(known[a.label] for a in aside)]
+        full = measured(run, profile, finalists, None, decided(profile, settings.processes))
+        known.update({c.label: c for c in full})
+    return Choice(
+        chosen.label if chosen else None,
+        reason,
+        tuple(competing),
+        known[reference.label] if reference is not None else None,
+    )
+
+
+def prove(
+    run: Run,
+    profile: Profile,
+    choice: Choice,
+    networks: Sequence[Network],
+    teacher: TeacherInHand,
+) -> Report:
+    """Read the test split for the chosen model, its control and the teacher; judge; report."""
+    trained = [n for n in (teacher.network, *networks) if n is not None]
+    chosen, reference, control = choice.chosen, choice.reference, None
+    if chosen is not None:
+        teacher_test = teacher_score(run, teacher, "test")
+        chosen = scored(run, chosen, "test")
+        control = _control(run, networks, chosen)
+        verdict = _judged(run, profile, chosen, teacher_test, chosen.evaluation("test"))
+        if reference is not None:
+            validation = teacher_score(run, teacher, "validation")
+            reference = replace(reference, evaluations=(validation, teacher_test))
+    else:
+        verdict = Verdict("inconclusive", (), choice.reason)
+    return Report(
+        verdict=verdict,
+        profile=profile.name,
+        task=run.task.name,
+        chosen=choice.label,
+        candidates=tuple(
+            chosen if chosen is not None and c.label == chosen.label else c
+            for c in choice.candidates
+        ),
+        teacher=reference,
+        control=control,
+        trainings=tuple(n.training for n in trained if n.training is not None),
+        prunings=tuple(n.pruning for n in trained if n.pruning is not None),
+        test_reads=run.store.finished(TEST.name),
+        environment=_environment(),
+        settings=run.recipe.model_dump(mode="json"),
+        notes=(choice.reason, *run.notes),
+        folder=run.store.folder.absolute(),
+    )
+
+
+def _judged(
+    run: Run,
+    profile: Profile,
+    candidate: Candidate,
+    teacher: Evaluation | None,
+    score: Evaluation | None,
+) -> Verdict:
+    settings = run.recipe.measure or MeasureSettings()
+    evidence = Evidence(
+        candidate.model, candidate.measurement, candidate.prediction, teacher, score
+    )
+    return judge(
+        profile, evidence, run.recipe.accept, settings.processes, run.task.metric.higher_is_better
+    )
+
+
+def _control(run: Run, networks: Sequence[Network], chosen: Candidate) -> Candidate | None:
+    """Return the hard-label arm beside which the chosen model was trained, with its test score."""
+    network = next(n for n in networks if chosen.label.startswith(f"{n.label}-"))
+    if network.training is None:
+        return None
+    arm = export_network(run, arm_network(network, CONTROL), CONTROL)
+    return scored(run, scored(run, arm, "validation"), "test")
+
+
+def _environment() -> Mapping[str, str]:
+    host = describe_host()
+    return {
+        "edgecompress": __version__,
+        "python": platform.python_version(),
+        **{name: library_version(name) for name in _LIBRARIES},
+        "host": host.cpu,
+        "cores": str(len(host.cores)),
+        "instructions": " ".join(host.isa),
+        "system": host.system,
+    }

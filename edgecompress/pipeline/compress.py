@@ -1,0 +1,46 @@
+"""The product's sentence: a teacher, data and a budget in; the best ONNX model that fits out."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+from edgecompress.pipeline.answer import prove, settle
+from edgecompress.pipeline.candidates import (
+    export_network,
+    quantize_candidate,
+    scored,
+    teacher_candidate,
+)
+from edgecompress.pipeline.run import RunOptions, open_run
+from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
+from edgecompress.profiles import Profile
+from edgecompress.recipe import Recipe
+from edgecompress.records import Report
+from edgecompress.tasks.task import Task
+
+
+def compress(
+    recipe: Recipe,
+    profile: Profile,
+    out: Path = Path("edgecompress-run"),
+    options: RunOptions = RunOptions(),
+    task: Task | None = None,
+) -> Report:
+    """Return the best ONNX model for the profile, the proof of it, or the reason why none fits.
+
+    Everything that is finished is kept in `out` and found again by the next call. `task` takes
+    the place of the one that the recipe names. Raises the errors of `edgecompress.errors`.
+    """
+    with open_run(recipe, out, options, task) as run:
+        teacher = obtain_teacher(run)
+        student = train_student(run, teacher)
+        pruned = prune_student(run, student, teacher)
+        networks = tuple(network for network in (student, pruned) if network is not None)
+
+        floats = tuple(export_network(run, n, f"{n.label}-fp32") for n in networks)
+        int8 = tuple(small for whole in floats for small in quantize_candidate(run, whole))
+        candidates = tuple(scored(run, one, "validation") for one in (*floats, *int8))
+        reference = teacher_candidate(run, teacher)
+
+        choice = settle(run, profile, candidates, reference, teacher)
+        return prove(run, profile, choice, networks, teacher)

@@ -1,0 +1,108 @@
+"""One run: the recipe, the profile, the task and the folder it all happens in."""
+
+from __future__ import annotations
+
+import contextlib
+import time
+from collections.abc import Callable, Iterator, Mapping
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompress.builtin import digits_task
+from edgecompress.distilling.loop import crew_of_launch
+from edgecompress.errors import OutOfTimeError, RecipeError
+from edgecompress.recipe import BUILT_IN_TASK, Recipe
+from edgecompress.store import Crew, Store, open_store
+from edgecompress.tasks.checks import check_task
+from edgecompress.tasks.load import load_task, task_fingerprint
+from edgecompress.tasks.task import Task
+
+
+def _say_nothing(text: str) -> None:
+    """Tell nobody."""
+
+
+def _no_tick(text: str, done: int, total: int) -> None:
+    """Tell nobody."""
+
+
+@dataclass(frozen=True)
+class RunOptions:
+    """Hold how a run behaves towards its user; none of it changes a result.
+
+    `say` hears one line a stage and every warning; `tick(text, done, total)` hears progress
+    inside a stage. `max_time_s` stops the run with what is finished kept.
+    """
+
+    max_time_s: float | None = None
+    trust_code: bool = False
+    say: Callable[[str], None] = _say_nothing
+    tick: Callable[[str, int, int], None] = _no_tick
+
+
+@dataclass(frozen=True)
+class Run:
+    """Hold one run's inputs, its store, and the digests that its stages depend on."""
+
+    recipe: Recipe
+    task: Task
+    store: Store
+    options: RunOptions
+    fingerprint: Mapping[str, str]
+    notes: tuple[str, ...]
+    deadline: float | None = None
+
+    def tick(self, text: str, done: int, total: int) -> None:
+        """Pass progress on, and stop the run when its time is used up."""
+        check_time(self.deadline, text)
+        if self.store.crew.leads:
+            self.options.tick(text, done, total)
+
+
+@contextlib.contextmanager
+def open_run(
+    recipe: Recipe, out: Path, options: RunOptions, task: Task | None = None
+) -> Iterator[Run]:
+    """Open the run folder, load the task and check its data before anything is trained.
+
+    `task` takes the place of the one that the recipe names, for callers that have it in hand.
+    """
+    deadline = None if options.max_time_s is None else time.monotonic() + options.max_time_s
+    crew = crew_of_launch()
+    with open_store(
+        out, _leader_says(options, crew), crew, lambda name: check_time(deadline, name)
+    ) as store:
+        loaded = task or _task_of(recipe)
+        warnings = check_task(loaded)
+        for warning in warnings:
+            store.say(f"warning: {warning}")
+        code = None if task is not None or recipe.task == BUILT_IN_TASK else _file_of(recipe.task)
+        fingerprint = task_fingerprint(loaded, code, out / "digests.json")
+        yield Run(recipe, loaded, store, options, fingerprint, warnings, deadline)
+
+
+def check_time(deadline: float | None, where: str) -> None:
+    """Raise OutOfTimeError when the deadline has passed."""
+    if deadline is not None and time.monotonic() > deadline:
+        raise OutOfTimeError(
+            f"--max-time is used up ({where}); every finished stage is kept: run again to go on"
+        )
+
+
+def _leader_says(options: RunOptions, crew: Crew) -> Callable[[str], None]:
+    return options.say if crew.leads else _say_nothing
+
+
+def _task_of(recipe: Recipe) -> Task:
+    if recipe.task == BUILT_IN_TASK:
+        return digits_task()
+    return load_task(recipe.task, Path(), recipe.data)
+
+
+def _file_of(spec: str) -> Path:
+    file, colon, _ = spec.rpartition(":")
+    if not colon:
+        raise RecipeError(
+            f"recipe: task: given {spec!r}; expected 'file.py:function' or '{BUILT_IN_TASK}'"
+        )
+    return Path(file)

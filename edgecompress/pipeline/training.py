@@ -1,0 +1,255 @@
+"""The torch half of the chain: teacher, distillation, pruning, re-distillation."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgecompress.distilling.checkpoint import save_weights, weights_digest
+from edgecompress.distilling.distill import (
+    CONTROL,
+    DISTILLED,
+    fastest_mode,
+    forward,
+    pick_arm,
+    train_arm,
+)
+from edgecompress.distilling.loop import Bench, logits_of
+from edgecompress.distilling.losses import hard_loss
+from edgecompress.distilling.views import mixed_seed, tensors
+from edgecompress.errors import TaskError
+from edgecompress.pipeline.run import Run
+from edgecompress.pruning.plan import PruningPlan, apply_plan_
+from edgecompress.pruning.prune import prune, reestimate_batchnorm_
+from edgecompress.recipe import DistillSettings, TrainSettings
+from edgecompress.records import Arm, Artifact, Mode, PruningOutcome, TrainedNetwork
+from edgecompress.store import CHECKPOINT, StageCode, artifact, digest_of
+from edgecompress.tasks.checks import check_network, check_teacher_outputs
+from edgecompress.teachers.adapters import CheckedTeacher, as_teacher, predict_logits
+from edgecompress.teachers.weights import load_weights_
+
+_ROOMS = ("distilling", "teachers")
+_LIBRARIES = ("torch", "accelerate")
+PRECISION = StageCode("precision", ("distilling",), ("torch",))
+PRUNE = StageCode("prune", ("pruning",), ("torch", "torch-pruning"))
+PROBE_SAMPLES = 8
+BATCHES, BATCH = 8, 128
+
+
+@dataclass(frozen=True)
+class Network:
+    """Hold a torch network on its way to ONNX; `digest` covers its weights and its plan."""
+
+    label: str
+    module: nn.Module
+    digest: str
+    training: TrainedNetwork | None = None
+    pruning: PruningOutcome | None = None
+
+
+@dataclass(frozen=True)
+class TeacherInHand:
+    """Hold the teacher as a source of logits, and as a network or ONNX file where it is one."""
+
+    teacher: CheckedTeacher
+    digest: str
+    network: Network | None = None
+    onnx: Path | None = None
+
+
+def obtain_teacher(run: Run) -> TeacherInHand:
+    """Return the task's teacher, trained first if the recipe has a `[teacher]` section."""
+    torch.manual_seed(mixed_seed(run.recipe.seed, 1))
+    source = run.task.teacher()
+    network = _as_network(run, source) if isinstance(source, nn.Module) else None
+    if run.recipe.teacher is not None and network is None:
+        raise TaskError(
+            f"recipe: [teacher] trains a torch network, but the task's teacher is "
+            f"{type(source).__name__}; remove the section, its teacher is taken as trained"
+        )
+    teacher = as_teacher(
+        source if network is None else network.module, run.task.class_names, run.options.trust_code
+    )
+    outputs = predict_logits(teacher, run.task.validation.inputs)
+    check_teacher_outputs(run.task, outputs)
+    digest = network.digest if network else digest_of(outputs.tobytes().hex())
+    onnx = Path(source) if isinstance(source, str | Path) else None
+    return TeacherInHand(teacher, digest, network, onnx)
+
+
+def _as_network(run: Run, module: nn.Module) -> Network:
+    network = Network("teacher", module, weights_digest(module))
+    if run.recipe.teacher is None:
+        return network
+    arm = _arm(run, "teacher", "teacher", network, run.recipe.teacher)
+    training = TrainedNetwork(
+        "teacher", (arm,), "teacher", None, _parameters(module), "trained from hard labels"
+    )
+    return _carrying_on(network, training)
+
+
+def train_student(run: Run, teacher: TeacherInHand) -> Network:
+    """Return the distilled student, or its control where that is better on validation.
+
+    Without a `[distill]` section the network to be compressed is the teacher itself.
+    """
+    if run.recipe.distill is None:
+        if teacher.network is None:
+            raise TaskError(
+                "recipe: without [distill] the teacher itself is compressed, but it is no torch "
+                "network; add [distill], or give its ONNX file to `edgecompress quantize`"
+            )
+        return replace(teacher.network, label="student")
+    torch.manual_seed(mixed_seed(run.recipe.seed, 2))
+    student = run.task.student()
+    if not isinstance(student, nn.Module):
+        raise TaskError(
+            f"task: student() returned {type(student).__name__}; expected a torch.nn.Module"
+        )
+    shape = forward(student, run.task.validation.take(slice(0, PROBE_SAMPLES)).inputs).shape
+    check_network(run.task, "student", shape, min(PROBE_SAMPLES, len(run.task.validation)))
+    network = Network("student", student, weights_digest(student))
+    return _taught(run, "distill", network, teacher, run.recipe.distill)
+
+
+def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network | None:
+    """Return the pruned student, re-distilled if the recipe asks for it; None without `[prune]`."""
+    if run.recipe.prune is None:
+        return None
+    settings = run.recipe.prune
+    key = {"network": student.digest, "settings": settings.model_dump(), "seed": run.recipe.seed}
+
+    def make(folder: Path) -> PruningOutcome:
+        inputs = tensors(run.task.example_inputs(2))
+        pruned = prune(student.module, inputs, settings, _loss_batches(run), run.recipe.seed)
+        reestimate_batchnorm_(pruned.module, _first_batches(run))
+        plan, weights = folder / "plan.json", folder / "weights.safetensors"
+        pruned.plan.save(plan)
+        save_weights(pruned.module, weights)
+        return PruningOutcome(
+            plan=artifact(plan, Artifact),
+            weights=artifact(weights, Artifact),
+            requested_ratio=pruned.requested_ratio,
+            achieved_ratio=pruned.achieved_ratio,
+            macs_before=pruned.macs_before,
+            macs_after=pruned.macs_after,
+            parameters_before=pruned.parameters_before,
+            parameters_after=pruned.parameters_after,
+        )
+
+    outcome = run.store.once(PRUNE, PruningOutcome, key, make)
+    module = copy.deepcopy(student.module)
+    apply_plan_(module, PruningPlan.load(outcome.plan.path), tensors(run.task.example_inputs(2)))
+    load_weights_(module, outcome.weights.path)
+    digest = digest_of([outcome.plan.sha256, outcome.weights.sha256])
+    network = Network("pruned", module, digest, None, outcome)
+    if run.recipe.redistill is None:
+        return network
+    return _taught(run, "redistill", network, teacher, run.recipe.redistill)
+
+
+def arm_network(network: Network, name: str) -> Network:
+    """Return the network as the arm `name` of its training ended."""
+    if network.training is None:
+        return network
+    arm = next(arm for arm in network.training.arms if arm.name == name)
+    module = load_weights_(copy.deepcopy(network.module), arm.weights.path)
+    return replace(network, label=name, module=module, digest=arm.weights.sha256)
+
+
+def _taught(
+    run: Run, stage: str, network: Network, teacher: TeacherInHand, settings: DistillSettings
+) -> Network:
+    arms = tuple(
+        _arm(run, stage, name, network, settings, teacher) for name in (DISTILLED, CONTROL)
+    )
+    shipped, reason = pick_arm({arm.name: arm.evaluation for arm in arms})
+    run.store.say(f"{stage}: {reason}")
+    plan = network.pruning.plan if network.pruning else None
+    training = TrainedNetwork(stage, arms, shipped, plan, _parameters(network.module), reason)
+    return _carrying_on(network, training)
+
+
+def _arm(
+    run: Run,
+    stage: str,
+    name: str,
+    network: Network,
+    settings: TrainSettings,
+    teacher: TeacherInHand | None = None,
+) -> Arm:
+    """Return one trained arm, made once. Only what it depends on is in its key."""
+    learns_softly = name == DISTILLED and teacher is not None
+    asked = settings.model_dump()
+    if not learns_softly:
+        asked = {k: v for k, v in asked.items() if k not in ("temperature", "kd_weight")}
+    basis = {"network": network.digest, "task": run.fingerprint, "seed": run.recipe.seed}
+    mode = run.store.once(
+        PRECISION,
+        Mode,
+        {**basis, "precision": settings.precision, "batch": settings.batch_size},
+        lambda folder: fastest_mode(network.module, run.task, settings),
+    )
+    key = {
+        **basis,
+        "settings": asked,
+        "mode": [mode.precision, mode.channels_last],
+        "teacher": teacher.digest if teacher and learns_softly else None,
+        "processes": run.store.crew.size,
+    }
+    soft = digest_of([teacher.digest if teacher else "", run.fingerprint, run.recipe.seed])
+
+    def make(folder: Path) -> Arm:
+        bench = Bench(
+            seed=run.recipe.seed,
+            mode=mode,
+            checkpoint=folder / CHECKPOINT,
+            soft_folder=run.store.folder / "soft_targets" / f"{soft[:16]}-{mode.precision}",
+            tick=lambda text, done, total: run.tick(f"{stage} {name}: {text}", done, total),
+        )
+        arm = train_arm(
+            name, network.module, run.task, settings, bench, teacher.teacher if teacher else None
+        )
+        weights = folder / "weights.safetensors"
+        if run.store.crew.leads:
+            save_weights(arm.module, weights)
+        run.store.crew.agree(None)
+        return Arm(name, artifact(weights, Artifact), arm.evaluation, arm.curve)
+
+    return run.store.once(StageCode(f"{stage}-{name}", _ROOMS, _LIBRARIES), Arm, key, make, True)
+
+
+def _carrying_on(network: Network, training: TrainedNetwork) -> Network:
+    """Return the network with the weights of the arm that goes on."""
+    weights = training.arm.weights
+    module = load_weights_(copy.deepcopy(network.module), weights.path).eval()
+    digest = digest_of([network.pruning.plan.sha256 if network.pruning else "", weights.sha256])
+    return replace(network, module=module, digest=digest, training=training)
+
+
+def _loss_batches(run: Run) -> Iterator[Callable[[nn.Module], Tensor]]:
+    """Yield the hard loss on a few training batches, for importance by gradients."""
+    labels = torch.as_tensor(np.asarray(run.task.train.labels), dtype=torch.int64)
+    for index, inputs in enumerate(_first_batches(run)):
+        yield partial(_batch_loss, inputs, labels[index * BATCH : (index + 1) * BATCH])
+
+
+def _batch_loss(inputs: dict[str, Tensor], labels: Tensor, module: nn.Module) -> Tensor:
+    return hard_loss(logits_of(module(*inputs.values())), labels)
+
+
+def _first_batches(run: Run) -> Iterator[dict[str, Tensor]]:
+    whole = tensors(run.task.train.take(slice(0, BATCHES * BATCH)).inputs)
+    for start in range(0, len(next(iter(whole.values()))), BATCH):
+        yield {name: tensor[start : start + BATCH] for name, tensor in whole.items()}
+
+
+def _parameters(module: nn.Module) -> int:
+    return sum(p.numel() for p in module.parameters())
