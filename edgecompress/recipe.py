@@ -221,6 +221,22 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
     return recipe.model_copy(update=_resolve(recipe, folder, where + given))
 
 
+def quantize_settings(overrides: Sequence[str]) -> QuantizeSettings:
+    """Return the `[quantize]` section that `overrides` make, for a model without a recipe.
+
+    Raises RecipeError for a key outside of that section.
+    """
+    document: dict[str, Any] = {}
+    for override in overrides:
+        _apply_(document, override)
+    if outside := sorted(document.keys() - {"quantize"}):
+        raise RecipeError(
+            f"--set {outside[0]}: expected quantize.KEY=VALUE, for there is nothing but [quantize] "
+            "to set here"
+        )
+    return parse(Recipe, document, "--set", RecipeError).quantize or QuantizeSettings()
+
+
 def recipe_schema() -> Document:
     """Return the JSON schema of a recipe, for editors."""
     return editor_schema(Recipe, "edgecompress recipe")

@@ -72,6 +72,25 @@ def report_schema() -> Json:
     return schema
 
 
+def candidate_json(candidate: Candidate, folder: Path) -> Json:
+    """Return one model as JSON-ready data; a path inside `folder` becomes relative to it."""
+    return {key: _plain(value) for key, value in _candidate(candidate, folder).items()}
+
+
+def _candidate(candidate: Candidate, folder: Path) -> Json:
+    measurement, prediction = candidate.measurement, candidate.prediction
+    return {
+        "label": candidate.label,
+        **_artifact(candidate.model, folder),
+        "scheme": candidate.scheme,
+        "metrics": _metrics(candidate.evaluations),
+        "host": _host(measurement) if measurement else None,
+        "device": _device(prediction) if prediction else None,
+        "parity": asdict(candidate.parity) if candidate.parity else None,
+        "dropped": candidate.dropped,
+    }
+
+
 def _plain(value: object) -> object:
     """Return `value` as JSON has it: no NaN or infinity, no paths, only lists and text keys."""
     if isinstance(value, Mapping):
@@ -94,20 +113,6 @@ def _artifact(item: Artifact, folder: Path) -> Json:
         "path": relative_to_folder(item.path, folder),
         "sha256": item.sha256,
         "size_bytes": item.size_bytes,
-    }
-
-
-def _candidate(candidate: Candidate, folder: Path) -> Json:
-    measurement, prediction = candidate.measurement, candidate.prediction
-    return {
-        "label": candidate.label,
-        **_artifact(candidate.model, folder),
-        "scheme": candidate.scheme,
-        "metrics": _metrics(candidate.evaluations),
-        "host": _host(measurement) if measurement else None,
-        "device": _device(prediction) if prediction else None,
-        "parity": asdict(candidate.parity) if candidate.parity else None,
-        "dropped": candidate.dropped,
     }
 
 

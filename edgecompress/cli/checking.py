@@ -1,0 +1,119 @@
+"""Check ONNX files that came from anywhere: measure, predict, score, judge, report."""
+
+from __future__ import annotations
+
+import platform
+from collections.abc import Callable, Sequence
+from importlib.metadata import version
+from pathlib import Path
+
+from edgecompress import __version__
+from edgecompress.cli.data import Samples, score
+from edgecompress.cli.models import OpenModel
+from edgecompress.measuring.latency import measure
+from edgecompress.measuring.predict import predict
+from edgecompress.profiles import Profile
+from edgecompress.recipe import AcceptSettings, MeasureSettings
+from edgecompress.records import Candidate, Measurement, Report
+from edgecompress.verdict import Evidence, decided, judge
+
+Say = Callable[[str], None]
+
+
+def check_models(
+    models: Sequence[OpenModel],
+    profiles: Sequence[Profile],
+    settings: MeasureSettings,
+    samples: Samples | None,
+    accept: AcceptSettings | None,
+    say: Say,
+) -> list[Report]:
+    """Return a report for every model on every profile, in that order.
+
+    Each model is measured once for each number of threads, until every profile is decided.
+    """
+    evaluations = {m.label: score(m.facts, samples) if samples else None for m in models}
+    measured = {
+        threads: _measure(
+            models, [p for p in profiles if p.runtime.threads == threads], settings, say
+        )
+        for threads in sorted({profile.runtime.threads for profile in profiles})
+    }
+    teacher = samples.teacher if samples else None
+    return [
+        _report(
+            model,
+            profile,
+            Evidence(
+                model=model.facts.model,
+                measurement=(found := measured[profile.runtime.threads][model.label]),
+                prediction=predict(found, profile),
+                teacher=teacher,
+                candidate=evaluations[model.label],
+            ),
+            accept,
+            settings,
+        )
+        for model in models
+        for profile in profiles
+    ]
+
+
+def _measure(
+    models: Sequence[OpenModel], profiles: Sequence[Profile], settings: MeasureSettings, say: Say
+) -> dict[str, Measurement]:
+    answers = [decided(profile, settings.processes) for profile in profiles]
+    return measure(
+        {m.label: m.facts.model for m in models},
+        {m.label: m.inputs for m in models},
+        settings,
+        threads=profiles[0].runtime.threads,
+        decided=lambda label, found: all(answer(label, found) for answer in answers),
+        progress=say,
+    )
+
+
+def _report(
+    model: OpenModel,
+    profile: Profile,
+    evidence: Evidence,
+    accept: AcceptSettings | None,
+    settings: MeasureSettings,
+) -> Report:
+    own = evidence.candidate
+    better = own.metric.higher_is_better if own else True
+    return Report(
+        verdict=judge(profile, evidence, accept, settings.processes, better),
+        profile=profile.name,
+        task="check",
+        chosen=model.label,
+        candidates=(
+            Candidate(
+                label=model.label,
+                model=model.facts.model,
+                scheme="given",
+                parity=None,
+                evaluations=(own,) if own else (),
+                measurement=evidence.measurement,
+                prediction=evidence.prediction,
+            ),
+        ),
+        teacher=None,
+        control=None,
+        trainings=(),
+        prunings=(),
+        test_reads=1 if own else 0,
+        environment=_environment(evidence.measurement),
+        settings={"measure": settings.model_dump(mode="json")},
+        notes=(),
+        folder=Path.cwd(),
+    )
+
+
+def _environment(measurement: Measurement | None) -> dict[str, str]:
+    return {
+        "edgecompress": __version__,
+        "onnxruntime": version("onnxruntime"),
+        "python": platform.python_version(),
+        **({"machine": measurement.host} if measurement else {}),
+    }

@@ -1,0 +1,101 @@
+"""Say what ONNX files cost on this machine, and what int8 makes of one of them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
+from pathlib import Path
+
+from edgecompress.cli.models import OpenModel
+from edgecompress.cli.show import table
+from edgecompress.exporting.parity import INT8, check_parity
+from edgecompress.measuring.latency import measure
+from edgecompress.quantizing.schemes import quantize
+from edgecompress.recipe import MeasureSettings, QuantizeSettings
+from edgecompress.records import Candidate, OnnxModel
+from edgecompress.report import words
+from edgecompress.runtime import Arrays, run
+
+Say = Callable[[str], None]
+
+PARITY_SAMPLES = 2048
+
+
+def measured(
+    models: Sequence[OpenModel], threads: int, batch: int, processes: int, say: Say
+) -> list[Candidate]:
+    """Return each model with its measurement, in the order given."""
+    candidates = [_given(model.label, model.facts.model) for model in models]
+    inputs = {model.label: model.inputs for model in models}
+    return _with_costs(candidates, inputs, (threads, batch, processes), say)
+
+
+def quantized(
+    source: OpenModel, samples: Arrays, out: Path, settings: QuantizeSettings, say: Say
+) -> tuple[list[Candidate], list[str]]:
+    """Write int8 models of `source` into `out`; return all, measured, and why others are missing.
+
+    `samples` serve twice: to calibrate, and to compare each int8 model with the float one.
+    """
+    made = quantize(source.facts.model, samples, out, settings)
+    probe = {name: array[:PARITY_SAMPLES] for name, array in samples.items()}
+    reference = run(source.facts.model, probe)
+    candidates = [_given(source.label, source.facts.model)]
+    for int8 in made:
+        if int8.model is not None:
+            parity = check_parity(reference, int8.model, probe, source.label, INT8)
+            dropped = None if parity.passed else parity.reason
+            candidates.append(
+                Candidate(int8.scheme, int8.model, int8.scheme, parity, (), None, None, dropped)
+            )
+    inputs = {candidate.label: source.inputs for candidate in candidates}
+    skipped = [f"{m.scheme}: not made: {m.reason}" for m in made if m.model is None]
+    return _with_costs(candidates, inputs, (1, 1, MeasureSettings().processes[0]), say), skipped
+
+
+def cost_table(candidates: Sequence[Candidate]) -> str:
+    """Return one row a model: latency quantiles, cold start, memory, size, parity."""
+    compared = any(candidate.parity for candidate in candidates)
+    head = ("model", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "cold ms", "memory", "size")
+    rows = [head + (("same class",) if compared else ())]
+    for candidate in candidates:
+        cost, parity = candidate.measurement, candidate.parity
+        assert cost is not None
+        latency = cost.latency_ms
+        quantiles = (latency.p50, latency.p90, latency.p95, latency.p99, cost.cold_start_ms)
+        row = (
+            candidate.label,
+            *(words.number(value) for value in quantiles),
+            words.size(cost.peak_memory_bytes),
+            words.size(candidate.model.size_bytes),
+        )
+        agreement = f"{parity.agreement:.2%}" if parity else words.NOTHING
+        rows.append(row + ((agreement,) if compared else ()))
+    return table(rows, right=range(1, len(rows[0])))
+
+
+def conditions(candidates: Sequence[Candidate]) -> list[str]:
+    """Return what the machine could not control, and what failed, each once."""
+    limits = (line for c in candidates if c.measurement for line in c.measurement.uncontrolled)
+    dropped = (
+        f"{c.label} differs from the float model: {c.dropped}" for c in candidates if c.dropped
+    )
+    return list(dict.fromkeys((*limits, *dropped)))
+
+
+def _given(label: str, model: OnnxModel) -> Candidate:
+    return Candidate(label, model, "given", None, (), None, None)
+
+
+def _with_costs(
+    candidates: Sequence[Candidate],
+    inputs: Mapping[str, Arrays],
+    conditions: tuple[int, int, int],
+    say: Say,
+) -> list[Candidate]:
+    """Measure with `conditions`: threads, batch, processes."""
+    threads, batch, processes = conditions
+    models = {candidate.label: candidate.model for candidate in candidates}
+    settings = MeasureSettings(batch=batch)
+    found = measure(models, inputs, settings, threads, processes, progress=say)
+    return [replace(c, measurement=found[c.label]) for c in candidates]

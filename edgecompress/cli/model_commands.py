@@ -1,0 +1,158 @@
+"""The commands for ONNX files from anywhere: check, measure, quantize. None needs torch."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+from edgecompress.cli import options
+from edgecompress.cli.show import emit, emit_json, progress, say
+from edgecompress.errors import EXIT_PASS, UsageError
+
+if TYPE_CHECKING:
+    from edgecompress.cli.data import Samples
+    from edgecompress.recipe import Recipe
+    from edgecompress.records import Candidate
+
+Data = Annotated[
+    Path | None,
+    typer.Option(
+        "--data", metavar="FILE.npz", help="Inputs by name and their labels ('labels' or 'y')."
+    ),
+]
+
+
+def check(  # noqa: PLR0913 - each is an option of the command line
+    models: options.Models,
+    profile: options.Profiles,
+    data: Data = None,
+    recipe: Annotated[
+        Path | None,
+        typer.Option(
+            "--recipe", metavar="RECIPE", help="Score on this recipe's test split, by its teacher."
+        ),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="With --recipe: its run folder.")
+    ] = Path("edgecompress-run"),
+    shape: options.Shapes = None,
+    inputs: options.Inputs = None,
+    target: options.Target = "host",
+    as_json: options.Json = False,
+    require_measured: options.RequireMeasured = False,
+    trust_code: options.TrustCode = False,
+) -> int:
+    """Judge ONNX files against device profiles: latency, memory, size, cold start, accuracy."""
+    from edgecompress.cli.checking import check_models
+    from edgecompress.cli.models import open_models
+    from edgecompress.profiles import load_profile
+    from edgecompress.recipe import MeasureSettings, load_recipe
+    from edgecompress.report.document import report_json, reports_json
+    from edgecompress.report.text import render_text
+    from edgecompress.verdict import demand_measured
+
+    options.check_target(target)
+    if data is not None and recipe is not None:
+        raise UsageError("--data and --recipe: both given; each says what to score on, give one")
+    devices = [load_profile(name) for name in dict.fromkeys(profile)]
+    asked = load_recipe(recipe) if recipe else None
+    opened = open_models(models, shape or (), inputs)
+    samples = _samples(data, asked, out, trust_code)
+    settings = (asked.measure if asked else None) or MeasureSettings()
+    with progress() as shown:
+        reports = check_models(
+            opened, devices, settings, samples, asked.accept if asked else None, shown.wait
+        )
+    if require_measured:
+        reports = [replace(r, verdict=demand_measured(r.verdict)) for r in reports]
+    if as_json:
+        emit_json(report_json(reports[0]) if len(reports) == 1 else reports_json(reports))
+    else:
+        emit("\n".join(render_text(found, files=False) for found in reports))
+    return options.EXIT_OF[str(reports_json(reports)["verdict"])]
+
+
+def measure(  # noqa: PLR0913 - each is an option of the command line
+    models: options.Models,
+    threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads.")] = 1,
+    batch: Annotated[
+        int | None, typer.Option("--batch", min=1, max=1_000_000, help="Samples in a call.")
+    ] = None,
+    processes: Annotated[
+        int, typer.Option("--processes", min=1, max=1000, help="Fresh processes a model.")
+    ] = 5,
+    shape: options.Shapes = None,
+    inputs: options.Inputs = None,
+    target: options.Target = "host",
+    as_json: options.Json = False,
+) -> int:
+    """Measure ONNX files on this machine: latency, cold start, memory, size."""
+    from edgecompress.cli.costs import measured
+    from edgecompress.cli.models import open_models
+
+    options.check_target(target)
+    opened = open_models(models, shape or (), inputs, batch)
+    with progress() as shown:
+        found = measured(opened, threads, batch or 1, processes, shown.wait)
+    _show_costs(found, as_json)
+    return EXIT_PASS
+
+
+def quantize(
+    model: Annotated[Path, typer.Argument(metavar="MODEL.onnx", help="A float ONNX file.")],
+    data: Annotated[
+        Path,
+        typer.Option(
+            "--data", metavar="FILE.npz", help="Training inputs by name, to calibrate on."
+        ),
+    ],
+    out: Annotated[
+        Path, typer.Option("--out", metavar="DIR", help="Where the int8 files go.")
+    ] = Path("edgecompress-int8"),
+    overrides: options.Overrides = None,
+    as_json: options.Json = False,
+) -> int:
+    """Write int8 models of a float ONNX file, and say what each gains and costs."""
+    from edgecompress.cli.costs import quantized
+    from edgecompress.cli.data import inputs_for, read_samples
+    from edgecompress.cli.models import open_models
+    from edgecompress.recipe import quantize_settings
+
+    settings = quantize_settings(overrides or ())
+    opened = open_models([model])[0]
+    samples = inputs_for(opened.facts, read_samples(data, labelled=False))
+    with progress() as shown:
+        made, skipped = quantized(opened, samples, out, settings, shown.wait)
+    _show_costs(made, as_json, skipped)
+    return EXIT_PASS
+
+
+def _show_costs(candidates: list[Candidate], as_json: bool, skipped: Sequence[str] = ()) -> None:
+    from edgecompress.cli.costs import conditions, cost_table
+    from edgecompress.report.document import candidate_json
+
+    if as_json:
+        models = [candidate_json(candidate, Path.cwd()) for candidate in candidates]
+        emit_json({"schema_version": 1, "models": models, "skipped": list(skipped)})
+    else:
+        emit(cost_table(candidates))
+    for line in (*skipped, *conditions(candidates)):
+        say(f"warning: {line}")
+
+
+def _samples(
+    data: Path | None, recipe: Recipe | None, out: Path, trust_code: bool
+) -> Samples | None:
+    from edgecompress.cli.data import read_samples
+
+    if data is not None:
+        return read_samples(data)
+    if recipe is None:
+        return None
+    from edgecompress.cli.teaching import task_samples
+
+    return task_samples(recipe, out, trust_code)

@@ -1,0 +1,52 @@
+"""Open the ONNX files that a command names: admitted through a child, with inputs to run them."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+from edgecompress.errors import UsageError
+from edgecompress.runtime import Arrays, ModelFacts, admit, make_inputs, parse_shape
+
+
+@dataclass(frozen=True)
+class OpenModel:
+    """Hold an admitted model, what it is called in the answer, and inputs to measure it with."""
+
+    label: str
+    facts: ModelFacts
+    inputs: Arrays
+
+
+def open_models(
+    paths: Sequence[Path],
+    shapes: Sequence[str] = (),
+    inputs: Path | None = None,
+    batch: int | None = None,
+) -> list[OpenModel]:
+    """Admit each file and make its inputs; `batch` sets the first free dimension.
+
+    Files of one name are told apart by their whole path.
+    """
+    sizes = dict(map(parse_shape, shapes))
+    names = Counter(path.stem for path in paths)
+    opened: list[OpenModel] = []
+    for path in dict.fromkeys(paths):
+        facts = admit(path)
+        arrays = make_inputs(facts, _batched(facts, batch) | sizes, inputs)
+        label = path.stem if names[path.stem] == 1 else str(path)
+        opened.append(OpenModel(label, facts, arrays))
+    return opened
+
+
+def _batched(facts: ModelFacts, batch: int | None) -> dict[str, tuple[int, ...]]:
+    if batch is None:
+        return {}
+    for tensor in facts.inputs:
+        if not tensor.shape or tensor.shape[0] not in (None, batch):
+            raise UsageError(
+                f"--batch {batch}: {facts.model.path} fixes its batch ({tensor}); leave it out"
+            )
+    return {t.name: (batch, *(size or 1 for size in t.shape[1:])) for t in facts.inputs}

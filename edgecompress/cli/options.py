@@ -1,0 +1,93 @@
+"""The options that several commands share, worded once."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from edgecompress.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, UsageError
+
+EXIT_OF = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
+
+
+def minutes(text: str) -> float:
+    """Read a positive, finite number of minutes."""
+    try:
+        value = float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and value > 0):
+        raise typer.BadParameter(f"given {text!r}, expected a number of minutes greater than 0")
+    return value
+
+
+def check_target(target: str) -> None:
+    """Refuse every target but this host."""
+    if target != "host":
+        raise UsageError(
+            f"--target {target}: expected host; phones and boards over adb or ssh cannot be "
+            "measured yet, their profiles are predicted"
+        )
+
+
+Recipe = Annotated[
+    Path | None,
+    typer.Argument(
+        metavar="[RECIPE]", help="The recipe, a TOML file. Without one: the built-in digits task."
+    ),
+]
+Models = Annotated[list[Path], typer.Argument(metavar="MODEL.onnx", help="ONNX files.")]
+Profile = Annotated[
+    str,
+    typer.Option(
+        "--profile",
+        metavar="NAME_OR_PATH",
+        help="A shipped device profile (see 'edgecompress profiles list') or a TOML file.",
+    ),
+]
+Profiles = Annotated[
+    list[str],
+    typer.Option(
+        "--profile", metavar="NAME_OR_PATH", help="A device profile; give several to check all."
+    ),
+]
+Out = Annotated[Path, typer.Option("--out", metavar="DIR", help="The run folder.")]
+Overrides = Annotated[
+    list[str] | None,
+    typer.Option(
+        "--set", metavar="SECTION.KEY=VALUE", help="Change one key of the recipe; repeatable."
+    ),
+]
+MaxTime = Annotated[
+    float | None,
+    typer.Option(
+        "--max-time",
+        metavar="MIN",
+        parser=minutes,
+        help="Stop after so many minutes; what is finished is kept.",
+    ),
+]
+TrustCode = Annotated[
+    bool,
+    typer.Option("--trust-code", help="Let weights in pickle files run the code that they carry."),
+]
+Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
+Target = Annotated[str, typer.Option("--target", metavar="host", help="Where models are measured.")]
+RequireMeasured = Annotated[
+    bool,
+    typer.Option(
+        "--require-measured", help="Let a budget that is met only by prediction not pass."
+    ),
+]
+Shapes = Annotated[
+    list[str] | None,
+    typer.Option("--shape", metavar="NAME:1x3x224x224", help="The shape of an input; repeatable."),
+]
+Inputs = Annotated[
+    Path | None,
+    typer.Option("--inputs", metavar="FILE.npz", help="The inputs to measure with, by name."),
+]
+Force = Annotated[bool, typer.Option("--force", help="Overwrite what is there.")]
