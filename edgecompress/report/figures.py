@@ -2,14 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompress.records import Arm, Candidate, LatencySamples, Measurement, Metric, TrainedNetwork
+from edgecompress.records import Candidate, LatencySamples, Measurement, Metric, TrainedNetwork
 from edgecompress.report.words import is_share
+from edgecompress.statistics import paired_drop
 
 
 def final_metric(candidate: Candidate | None) -> Metric | None:
@@ -24,8 +24,8 @@ def final_metric(candidate: Candidate | None) -> Metric | None:
 def net_ms(samples: LatencySamples) -> NDArray[np.float64]:
     """Return a process's call times with the waiting for a core taken out, in milliseconds."""
     wall = np.asarray(samples.wall_ms, dtype=np.float64)
-    waited = np.asarray(samples.waited_ms, dtype=np.float64)
-    return wall - waited if len(waited) == len(wall) else wall
+    net = wall - np.nan_to_num(np.asarray(samples.waited_ms, dtype=np.float64))
+    return net[np.isfinite(net)]
 
 
 def process_medians(measurement: Measurement) -> tuple[float, ...]:
@@ -56,30 +56,20 @@ class Gain:
 
 
 def distillation_gain(training: TrainedNetwork) -> Gain | None:
-    """Return what distillation gained over its hard-label control; None without such a pair.
-
-    The interval is the normal one for the mean of paired differences, mean +- 1.96 s / sqrt(n).
-    """
-    arms = {arm.name: arm for arm in training.arms}
+    """Return what distillation gained over its hard-label control; None without such a pair."""
+    arms = {arm.name: arm.evaluation for arm in training.arms}
     if not {"distilled", "control"} <= arms.keys():
         return None
-    differences = _differences(arms["distilled"], arms["control"])
-    if differences is None:
+    distilled, control = arms["distilled"].scores, arms["control"].scores
+    if len(distilled) != len(control) or len(control) < 2:
         return None
-    value = float(differences.mean())
-    half = 1.96 * float(differences.std(ddof=1)) / math.sqrt(len(differences))
-    metric = arms["distilled"].evaluation.metric
-    helped = _helped(value - half, value + half, metric.higher_is_better)
-    words = _words(metric, (value, value - half, value + half), helped, len(differences))
-    return Gain(value, value - half, value + half, len(differences), helped, words)
-
-
-def _differences(distilled: Arm, control: Arm) -> NDArray[np.float64] | None:
-    left, right = distilled.evaluation.scores, control.evaluation.scores
-    if len(left) != len(right) or len(left) < 2:
+    if not (np.isfinite(distilled).all() and np.isfinite(control).all()):
         return None
-    found = np.asarray(left, dtype=np.float64) - np.asarray(right, dtype=np.float64)
-    return found if bool(np.isfinite(found).all()) else None
+    value, low, high = paired_drop(distilled, control, error=0.025)
+    metric = arms["distilled"].metric
+    helped = _helped(low, high, metric.higher_is_better)
+    words = _words(metric, (value, low, high), helped, len(control))
+    return Gain(value, low, high, len(control), helped, words)
 
 
 def _helped(low: float, high: float, higher_is_better: bool) -> bool | None:

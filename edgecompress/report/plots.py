@@ -19,6 +19,7 @@ from matplotlib.backends.backend_svg import FigureCanvasSVG
 from matplotlib.figure import Figure
 from matplotlib.ticker import (
     FuncFormatter,
+    Locator,
     LogLocator,
     MaxNLocator,
     NullFormatter,
@@ -62,6 +63,9 @@ _STYLE: dict[Any, object] = {
     "legend.frameon": False,
 }
 _ARM_COLOURS = {"distilled": "chosen", "control": "control", "teacher": "teacher"}
+# What can be drawn: calls between a nanosecond and eleven days, scores that leave floats room.
+_LEAST_MS, _MOST_MS = 1e-6, 1e9
+_LARGEST_SCORE = 1e12
 _SHOWN_SHARE = 0.999
 _POINTS = 250
 
@@ -113,7 +117,7 @@ def draw_latency(report: Report) -> str | None:
 
 def draw_training(training: TrainedNetwork) -> str | None:
     """Draw the validation score over epochs, one line an arm; None where no curve is kept."""
-    arms = [arm for arm in training.arms if arm.curve]
+    arms = [a for a in training.arms if a.curve and _are_drawable(p.validation for p in a.curve)]
     if not arms:
         return None
 
@@ -204,14 +208,19 @@ def _paint_mark(axes: Axes, mark: Mark, order: int) -> None:
 
 def _log_axis(axes: Axes, values: Iterable[float], margin: float) -> None:
     """Make x logarithmic around `values`, with plain numbers on it."""
-    positive = [value for value in values if value > 0]
+    values = list(values)
     axes.set_xscale("log")
-    low, high = min(positive) / margin, max(positive) * margin
+    low, high = min(values) / margin, max(values) * margin
     axes.set_xlim(low, high)
-    steps = (1.0, 2.0, 5.0) if high / low < 300 else (1.0,)
-    axes.xaxis.set_major_locator(LogLocator(subs=steps))
+    axes.xaxis.set_major_locator(_locator(high / low))
     axes.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{x:g}"))
     axes.xaxis.set_minor_formatter(NullFormatter())
+
+
+def _locator(span: float) -> Locator:
+    if span < 6:
+        return MaxNLocator(nbins=5)
+    return LogLocator(subs=(1.0, 2.0, 5.0) if span < 300 else (1.0,))
 
 
 def _common_split(report: Report) -> SplitName:
@@ -225,16 +234,21 @@ def _mark(entry: Entry, split: SplitName) -> Mark | None:
     if evaluation is None or measurement is None:
         return None
     metric, medians = evaluation.metric, process_medians(measurement)
-    figures = (metric.value, metric.low, metric.high, *medians)
-    if not medians or not np.isfinite(figures).all() or min(medians) <= 0:
+    scores = (metric.value, metric.low, metric.high)
+    if not medians or not all(_LEAST_MS <= p50 <= _MOST_MS for p50 in medians):
         return None
-    return entry, metric, medians
+    return (entry, metric, medians) if _are_drawable(scores) else None
+
+
+def _are_drawable(scores: Iterable[float]) -> bool:
+    return all(abs(score) <= _LARGEST_SCORE for score in scores)
 
 
 def _call_times(candidate: Candidate) -> list[NDArray[np.float64]]:
     processes = candidate.measurement.processes if candidate.measurement else ()
     found = [net_ms(process) for process in processes]
-    return [times[times > 0] for times in found if (times > 0).any()]
+    shown = [times[(times >= _LEAST_MS) & (times <= _MOST_MS)] for times in found]
+    return [times for times in shown if len(times)]
 
 
 def _short(text: str) -> str:

@@ -132,7 +132,7 @@ def _score(candidate: Candidate, split: SplitName) -> str:
 def remark(entry: Entry) -> str:
     """Return what a reader must know of one model."""
     if entry.role == "chosen":
-        return "ships"
+        return "chosen"
     if entry.candidate.dropped:
         return f"dropped: {entry.candidate.dropped}"
     return {"teacher": "the teacher", "control": "hard labels only"}.get(entry.role, "")

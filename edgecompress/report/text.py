@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import textwrap
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 
 from edgecompress.records import Candidate, Quantiles, Report
 from edgecompress.report import words
@@ -11,7 +11,6 @@ from edgecompress.report.figures import distillation_gain, final_metric
 from edgecompress.report.tables import budget_table, speedups
 
 WIDTH = 100
-_LONGEST = {"budget": 22, "model": 34}
 
 
 def render_text(report: Report, *, files: bool = True) -> str:
@@ -38,10 +37,7 @@ def _verdict(report: Report) -> str:
 
 
 def _budgets(report: Report) -> str:
-    rows = [
-        (words.shorten(row[0], _LONGEST["budget"]), *row[1:4], row[4].upper(), row[5])
-        for row in budget_table(report).rows
-    ]
+    rows = [(*row[:4], row[4].upper(), row[5]) for row in budget_table(report).rows]
     header = ("budget", "limit", "value", "interval", "status", "how")
     return align([header, *rows], right=(1, 2, 3)) if rows else ""
 
@@ -52,7 +48,7 @@ def _models(report: Report) -> str:
         return ""
     metric = final_metric(best)
     score = f"{metric.name} ({metric.split})" if metric else ""
-    rows = [("", "size", "p50 here", "p95 here", words.shorten(score, 26)), _model(best)]
+    rows = [("", "size", "p50 here", "p95 here", score), _model(best)]
     if teacher is not None:
         rows += [_model(teacher, "teacher"), _ratios(best, teacher)]
     return align(rows, right=(1, 2, 3, 4))
@@ -62,7 +58,7 @@ def _model(candidate: Candidate, name: str = "") -> tuple[str, ...]:
     latency = _latency(candidate)
     metric = final_metric(candidate)
     return (
-        words.shorten(name or candidate.label, _LONGEST["model"]),
+        name or candidate.label,
         words.size(candidate.model.size_bytes),
         words.quantity(latency.p50, "ms") if latency else words.NOTHING,
         words.quantity(latency.p95, "ms") if latency else words.NOTHING,
@@ -99,17 +95,27 @@ def _wrap(text: str, indent: str) -> str:
 def align(rows: Sequence[Sequence[str]], right: Sequence[int] = ()) -> str:
     """Return rows as columns two spaces apart, those in `right` set to the right.
 
+    Where a line would be longer than 100 columns, the longest cells lose their middle.
+
     >>> print(align([("a", "value"), ("bc", "1")], right=(1,)))
       a   value
       bc      1
     """
     cells = [[words.clean(cell) for cell in row] for row in rows]
-    widths = [max(map(len, column)) for column in zip(*cells, strict=True)]
-    lines = (
-        "  ".join(
-            cell.rjust(width) if i in right else cell.ljust(width)
-            for i, (cell, width) in enumerate(zip(row, widths, strict=True))
-        )
-        for row in cells
-    )
+    widths = _fitting([max(map(len, column)) for column in zip(*cells, strict=True)])
+    lines = ("  ".join(_set(row, widths, right)) for row in cells)
     return "\n".join(f"  {line}".rstrip() for line in lines)
+
+
+def _set(row: Sequence[str], widths: Sequence[int], right: Sequence[int]) -> Iterator[str]:
+    for i, (cell, width) in enumerate(zip(row, widths, strict=True)):
+        text = words.shorten(cell, width)
+        yield text.rjust(width) if i in right else text.ljust(width)
+
+
+def _fitting(widths: list[int]) -> list[int]:
+    """Return the widths, the widest made narrower until a line fits."""
+    found = list(widths)
+    while sum(found) + 2 * len(found) > WIDTH and max(found) > 5:
+        found[found.index(max(found))] -= 1
+    return found
