@@ -57,6 +57,7 @@ class Mode:
 
     precision: Literal["fp32", "bf16"] = "fp32"
     channels_last: bool = False
+    threads: int | None = None
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,8 @@ from __future__ import annotations
 import copy
 import time
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from typing import Literal
 
 import numpy as np
@@ -18,6 +19,7 @@ from edgecompress.distilling.loop import (
     Bench,
     Lesson,
     autocast,
+    computing,
     logits_of,
     make_optimizer,
     placed,
@@ -95,9 +97,10 @@ def train_arm(
     """
     module = copy.deepcopy(network)
     lesson = _lesson(name, task, settings, bench, teacher)
-    curve = train_(
-        module, lesson, settings, lambda m: score(m, task, "validation").metric.value, bench
-    )
+    with computing(bench.mode):
+        curve = train_(
+            module, lesson, settings, lambda m: score(m, task, "validation").metric.value, bench
+        )
     module.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     module.eval()
     return TrainedArm(name, module, score(module, task, "validation"), curve)
@@ -173,14 +176,16 @@ def fastest_mode(network: nn.Module, task: Task, settings: TrainSettings, steps:
     """Time a few training steps in each mode that this machine has and return the fastest one.
 
     bfloat16 is tried only where the processor has instructions for it, channels-last only for
-    images. The answer depends on the machine: a run records it, and a resumed run keeps it.
+    images; then one thread against all, for small networks lose more by sharing out than they
+    gain. The answer depends on the machine: a run records it, and a resumed run keeps it.
     """
     images = any(array.ndim == 4 for array in task.train.inputs.values())
     layouts = (False, True) if images else (False,)
-    modes = [Mode(p, layout) for p in _precisions(settings.precision) for layout in layouts]
-    if len(modes) == 1:
-        return modes[0]
-    return min(modes, key=lambda mode: _seconds(network, task, settings, mode, steps))
+    seconds = partial(_seconds, network, task, settings, steps)
+    every = torch.get_num_threads()
+    modes = [Mode(p, at, every) for p in _precisions(settings.precision) for at in layouts]
+    best = min(modes, key=seconds)
+    return min((best, replace(best, threads=1)), key=seconds) if every > 1 else best
 
 
 def _precisions(wanted: Literal["auto", "fp32", "bf16"]) -> tuple[Literal["fp32", "bf16"], ...]:
@@ -194,7 +199,15 @@ def _has_bf16() -> bool:
 
 
 def _seconds(
-    network: nn.Module, task: Task, settings: TrainSettings, mode: Mode, steps: int
+    network: nn.Module, task: Task, settings: TrainSettings, steps: int, mode: Mode
+) -> float:
+    """Return the seconds of the fastest of a few training steps in one mode."""
+    with computing(mode):
+        return _fastest_step(network, task, settings, steps, mode)
+
+
+def _fastest_step(
+    network: nn.Module, task: Task, settings: TrainSettings, steps: int, mode: Mode
 ) -> float:
     module = copy.deepcopy(network).train()
     if mode.channels_last:

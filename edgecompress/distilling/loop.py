@@ -6,6 +6,7 @@ checkpoint needs no generator state and a resumed training ends in the same bits
 
 from __future__ import annotations
 
+import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
@@ -175,7 +176,8 @@ class _Trainer:
         total = 0.0
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
-            with self.accelerator.no_sync(self.prepared) if not last else _nothing():
+            waits = contextlib.nullcontext() if last else self.accelerator.no_sync(self.prepared)
+            with waits:
                 loss = self._loss(part) * (len(part) / len(rows))
                 self.accelerator.backward(loss)
             total += float(loss.detach())
@@ -267,8 +269,15 @@ def autocast(mode: Mode, device: torch.device) -> torch.autocast:
     return torch.autocast(device.type, torch.bfloat16, enabled=mode.precision == "bf16")
 
 
-def _nothing() -> torch.autocast:
-    return torch.autocast("cpu", enabled=False)
+@contextlib.contextmanager
+def computing(mode: Mode) -> Iterator[None]:
+    """Use the mode's number of threads inside the block."""
+    before = torch.get_num_threads()
+    torch.set_num_threads(mode.threads or before)
+    try:
+        yield
+    finally:
+        torch.set_num_threads(before)
 
 
 def _cause(module: nn.Module, loss: float) -> str:

@@ -43,5 +43,7 @@ def run_until(stage: StageName, recipe: Recipe, out: Path, options: RunOptions) 
             stage,
             tuple(dict.fromkeys(trained)),  # the teacher's comes twice when it is the student
             tuple(network.pruning for network in made if network.pruning),
-            tuple(export_network(run, n) for n in made) if stage == "export" else (),
+            tuple(export_network(run, n, f"{n.label}-fp32") for n in made)
+            if stage == "export"
+            else (),
         )

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from functools import partial
 from pathlib import Path
 
@@ -200,7 +200,7 @@ def _arm(
     key = {
         **basis,
         "settings": asked,
-        "mode": [mode.precision, mode.channels_last],
+        "mode": asdict(mode),
         "teacher": teacher.digest if teacher and learns_softly else None,
         "processes": run.store.crew.size,
     }
