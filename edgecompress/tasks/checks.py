@@ -20,7 +20,7 @@ from edgecompress.tasks.task import ACCURACY, Split, Task
 # What both the training library and ONNX Runtime take as an input without a cast.
 INPUT_DTYPES = ("float32", "int8", "int16", "int32", "int64", "uint8", "bool")
 
-# Official splits of well-known data sets share a few samples (Fashion-MNIST, CIFAR-10): up to this
+# Public data sets often hold a few exact duplicates, also across their official splits: up to this
 # share of the smaller split is a warning, more is a leak.
 OVERLAP_LIMIT = 0.01
 
