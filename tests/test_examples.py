@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gzip
 import struct
+from importlib.resources import files
 from pathlib import Path
 
 import numpy as np
@@ -18,7 +19,8 @@ from edgecompress.tasks.checks import check_task
 from edgecompress.tasks.load import load_task
 from edgecompress.tasks.task import Task
 
-FASHION = Path(__file__).parents[1] / "examples" / "fashion_mnist"
+EXAMPLES = Path(__file__).parents[1] / "examples"
+FASHION = EXAMPLES / "fashion_mnist"
 QUICK = (
     "teacher.epochs=6",
     "teacher.batch_size=20",
@@ -82,6 +84,20 @@ def test_fashion_mnist_views_are_shifted_and_mirrored_images(npz: Path) -> None:
     for image, view in zip(inner, seen[:, 0], strict=True):
         places = [view[r : r + 20, c : c + 20] for r in range(9) for c in range(9)]
         assert any(torch.equal(image, p) or torch.equal(image.flip(1), p) for p in places)
+
+
+def test_digits_recipe_is_the_built_in_one() -> None:
+    """When this fails, copy edgecompress/digits.toml over the example's recipe."""
+    built_in = files("edgecompress").joinpath("digits.toml").read_text(encoding="utf-8")
+    assert (EXAMPLES / "digits" / "recipe.toml").read_text(encoding="utf-8") == built_in
+
+
+def test_built_in_task_works_as_a_users_own_file(tmp_path: Path) -> None:
+    source = files("edgecompress").joinpath("builtin.py").read_text(encoding="utf-8")
+    (tmp_path / "my_digits.py").write_text(source, encoding="utf-8")
+    task = load_task("my_digits.py:digits_task", tmp_path)
+    assert check_task(task) == ()
+    assert len(task.test) >= 500
 
 
 @pytest.mark.slow
