@@ -16,7 +16,15 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from edgecompress.errors import RecipeError
-from edgecompress.settings import Document, Settings, did_you_mean, editor_schema, parse, read_toml
+from edgecompress.settings import (
+    Document,
+    Settings,
+    did_you_mean,
+    editor_schema,
+    near_file,
+    parse,
+    read_toml,
+)
 
 BUILT_IN_TASK = "digits"
 
@@ -249,8 +257,7 @@ def _resolve(recipe: Recipe, folder: Path, where: str) -> Mapping[str, object]:
         name, _, function = task.rpartition(":")
         file = (folder / name).resolve()
         if not file.is_file():
-            near = did_you_mean(file.name, [p.name for p in file.parent.glob("*.py")])
-            raise RecipeError(f"{where}: task: no file '{file}'{near or '; create it'}")
+            raise RecipeError(f"{where}: task: no file '{file}'{near_file(file) or '; create it'}")
         task = f"{file}:{function}"
     if data is not None:
         data = (folder / data.expanduser()).resolve()

@@ -66,6 +66,13 @@ def did_you_mean(given: str, known: Iterable[str]) -> str:
     return f"; did you mean '{near[0]}'{mind}?"
 
 
+def near_file(path: Path) -> str:
+    """Return `; did you mean 'x'?` for the file beside `path` of the nearest name and its kind."""
+    names = {other.stem: other.name for other in path.parent.glob(f"*{path.suffix}")}
+    near = difflib.get_close_matches(path.stem, names, n=1)
+    return f"; did you mean '{names[near[0]]}'?" if near else ""
+
+
 def read_toml(path: Path, what: str, remedy: str, error: type[InputError]) -> Document:
     """Return the document in the file `path`.
 
@@ -96,8 +103,7 @@ def _read_bytes(path: Path, what: str, remedy: str, error: type[InputError]) -> 
     if path.is_dir():
         raise error(f"{path}: is a folder, expected {what}; give the path of the file inside it")
     if not path.exists():
-        beside = path.parent.glob("*.toml") if path.parent.is_dir() else ()
-        near = did_you_mean(path.name, [p.name for p in beside])
+        near = near_file(path)
         raise error(f"{path}: no such file, expected {what}{near or f'; {remedy}'}")
     if not path.is_file():
         raise error(f"{path}: is no regular file, expected {what}")
