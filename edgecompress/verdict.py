@@ -84,7 +84,6 @@ def judge(
     evidence: Evidence,
     accept: AcceptSettings | None = None,
     looks: Sequence[int] = LOOKS,
-    higher_is_better: bool = True,
 ) -> Verdict:
     """Return PASS, FAIL or INCONCLUSIVE for every budget of `profile`, and for all together.
 
@@ -98,7 +97,7 @@ def judge(
         *_sizes(profile, evidence),
     ]
     if accept is not None:
-        checks.append(_accuracy(accept, evidence, higher_is_better))
+        checks.append(_accuracy(accept, evidence))
     return Verdict(_overall(checks), tuple(checks), _summary(checks))
 
 
@@ -124,9 +123,7 @@ def demand_measured(verdict: Verdict) -> Verdict:
 
 
 def choose(
-    candidates: Sequence[Candidate],
-    verdicts: Mapping[str, Verdict],
-    higher_is_better: bool = True,
+    candidates: Sequence[Candidate], verdicts: Mapping[str, Verdict]
 ) -> tuple[Candidate | None, str]:
     """Return the candidate that ships and the reason in words; None when none passed parity.
 
@@ -138,7 +135,7 @@ def choose(
     if not sound:
         return None, "no candidate passed parity"
     eligible, how = _closest(sound, verdicts)
-    tied, best = _tied(eligible, higher_is_better)
+    tied, best = _tied(eligible)
     fastest = min(_p50(c) for c in tied)
     quick = [c for c in tied if _p50(c) <= fastest * (1 + GUARD)]
     chosen = min(quick, key=lambda c: c.model.size_bytes)
@@ -246,23 +243,21 @@ def _sizes(profile: Profile, evidence: Evidence) -> Iterator[BudgetCheck]:
         yield _check("model_size_mb", "MB", limit, Bounds(size, size, size), "exact")
 
 
-def _accuracy(accept: AcceptSettings, evidence: Evidence, higher_is_better: bool) -> BudgetCheck:
+def _accuracy(accept: AcceptSettings, evidence: Evidence) -> BudgetCheck:
     """Judge the drop from the teacher on the same samples, in the metric's bad direction."""
     name, limit = "accept.max_drop", accept.max_drop
     if evidence.teacher is None or evidence.candidate is None:
         return _unknown(name, "", limit, "not scored beside the teacher; give data with labels")
-    drop, low, high = _drop(evidence.teacher, evidence.candidate, higher_is_better)
+    drop, low, high = _drop(evidence.teacher, evidence.candidate)
     metric = evidence.candidate.metric
     known = f"lost, paired on {len(evidence.candidate.scores)} {metric.split} samples"
     return _check(name, metric.name, limit, Bounds(drop, low, high, known=known))
 
 
-def _drop(
-    reference: Evaluation, candidate: Evaluation, higher_is_better: bool
-) -> tuple[float, float, float]:
+def _drop(reference: Evaluation, candidate: Evaluation) -> tuple[float, float, float]:
     """Return how much worse the candidate scores on the same samples, with one-sided bounds."""
-    worse = (reference.scores, candidate.scores)
-    first, second = worse if higher_is_better else worse[::-1]
+    pair = (reference.scores, candidate.scores)
+    first, second = pair if candidate.metric.higher_is_better else pair[::-1]
     return paired_drop(first, second, ERROR)
 
 
@@ -374,25 +369,19 @@ def _excess(verdict: Verdict) -> float:
     return max(((c.value or 0.0) - c.limit) / (c.limit or 1.0) for c in failed)
 
 
-def _tied(
-    candidates: list[Candidate], higher_is_better: bool
-) -> tuple[list[Candidate], Candidate | None]:
+def _tied(candidates: list[Candidate]) -> tuple[list[Candidate], Candidate | None]:
     """Return the candidates that tie with the most accurate one on validation, and that one."""
-    scored = {c.label: e for c in candidates if (e := c.evaluation("validation"))}
+    scores = {c.label: e for c in candidates if (e := c.evaluation("validation"))}
+    scored = [c for c in candidates if c.label in scores]
     if not scored:
         return candidates, None
-    sign = 1.0 if higher_is_better else -1.0
-    best = max(
-        (c for c in candidates if c.label in scored),
-        key=lambda c: sign * scored[c.label].metric.value,
-    )
 
-    tied = [
-        c
-        for c in candidates
-        if c.label in scored
-        and _drop(scored[best.label], scored[c.label], higher_is_better)[1] <= 0.0
-    ]
+    def goodness(candidate: Candidate) -> float:
+        metric = scores[candidate.label].metric
+        return metric.value if metric.higher_is_better else -metric.value
+
+    best = max(scored, key=goodness)
+    tied = [c for c in scored if _drop(scores[best.label], scores[c.label])[1] <= 0.0]
     return tied, best
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -281,9 +282,10 @@ def test_a_measurement_here_never_passes_a_device_that_is_not_here() -> None:
 # Accuracy
 
 
-def evaluation(scores: Sequence[float], split: str = "validation") -> Evaluation:
+def evaluation(scores: Sequence[float], higher_is_better: bool = True) -> Evaluation:
     mean = float(np.mean(scores))
-    return Evaluation(Metric("accuracy", mean, mean, mean, split), tuple(scores))  # type: ignore[arg-type]
+    metric = Metric("accuracy", mean, mean, mean, "validation", higher_is_better)
+    return Evaluation(metric, tuple(scores))
 
 
 @pytest.mark.parametrize(
@@ -299,12 +301,22 @@ def test_the_drop_is_paired_and_one_sided(lost: int, samples: int, status: str) 
     assert f"lost, paired on {samples} validation samples" in check.reason
 
 
-def test_a_metric_that_should_fall_is_judged_the_other_way() -> None:
-    teacher, worse = evaluation([1.0] * 50), evaluation([1.5] * 50)
-    evidence = Evidence(MODEL, None, None, teacher, worse)
-    accept = AcceptSettings(max_drop=0.1)
-    assert judge(host_profile(), evidence, accept, higher_is_better=False).status == "fail"
-    assert judge(host_profile(), evidence, accept).checks[-1].status == "pass"
+@pytest.mark.parametrize(("higher", "status"), [(False, "fail"), (True, "pass")])
+def test_a_metric_that_should_fall_is_judged_the_other_way(higher: bool, status: str) -> None:
+    teacher, more = evaluation([1.0] * 50, higher), evaluation([1.5] * 50, higher)
+    evidence = Evidence(MODEL, None, None, teacher, more)
+    check = judge(host_profile(), evidence, AcceptSettings(max_drop=0.1)).checks[-1]
+    assert check.status == status
+
+
+def test_of_errors_the_smaller_is_the_more_accurate() -> None:
+    two = [
+        candidate("worse", 1.0, scores=[0.5, 0.6] * 50),
+        candidate("better", 3.0, scores=[0.1, 0.2] * 50),
+    ]
+    two = [replace(c, evaluations=(evaluation(c.evaluations[0].scores, False),)) for c in two]
+    chosen, _ = choose(two, {c.label: verdict("pass") for c in two})
+    assert chosen is two[1]
 
 
 def test_accept_without_scores_is_open() -> None:

@@ -81,9 +81,8 @@ def _report(
     settings: MeasureSettings,
 ) -> Report:
     own = evidence.candidate
-    better = own.metric.higher_is_better if own else True
     return Report(
-        verdict=judge(profile, evidence, accept, settings.processes, better),
+        verdict=judge(profile, evidence, accept, settings.processes),
         profile=profile.name,
         task="check",
         chosen=model.label,

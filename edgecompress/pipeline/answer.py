@@ -65,7 +65,7 @@ def settle(
             c.label: _judged(run, profile, c, teacher_validation, c.evaluation("validation"))
             for c in competing
         }
-        chosen, reason = choose(competing, verdicts, run.task.metric.higher_is_better)
+        chosen, reason = choose(competing, verdicts)
         if chosen is None or chosen.label in settled:
             break
         settled.add(chosen.label)
@@ -132,9 +132,7 @@ def _judged(
     evidence = Evidence(
         candidate.model, candidate.measurement, candidate.prediction, teacher, score
     )
-    return judge(
-        profile, evidence, run.recipe.accept, settings.processes, run.task.metric.higher_is_better
-    )
+    return judge(profile, evidence, run.recipe.accept, settings.processes)
 
 
 def _control(run: Run, networks: Sequence[Network], chosen: Candidate) -> Candidate | None:
