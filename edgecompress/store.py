@@ -249,7 +249,7 @@ def open_store(
 
     Raises FolderLockedError when another run holds it, ResourceError when it cannot be written.
     """
-    crew = crew or Crew()
+    crew, folder = crew or Crew(), folder.absolute()
     if not crew.leads:
         yield Store(folder, say, crew, before_stage)
         return
