@@ -106,7 +106,7 @@ def train_student(run: Run, teacher: TeacherInHand) -> Network:
                 "recipe: without [distill] the teacher itself is compressed, but it is no torch "
                 "network; add [distill], or give its ONNX file to `edgecompress quantize`"
             )
-        return replace(teacher.network, label="student")
+        return replace(teacher.network, label="student", training=None)
     torch.manual_seed(mixed_seed(run.recipe.seed, 2))
     student = run.task.student()
     if not isinstance(student, nn.Module):
@@ -157,8 +157,7 @@ def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network
 
 def arm_network(network: Network, name: str) -> Network:
     """Return the network as the arm `name` of its training ended."""
-    if network.training is None:
-        return network
+    assert network.training is not None
     arm = next(arm for arm in network.training.arms if arm.name == name)
     module = load_weights_(copy.deepcopy(network.module), arm.weights.path)
     return replace(network, label=name, module=module, digest=arm.weights.sha256)
