@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import shutil
 import subprocess
 import sys
 from dataclasses import replace
@@ -198,9 +199,16 @@ def test_no_folder_of_this_machine_leaks(bundle: Bundle) -> None:
         assert b".partial" not in data, path.name
 
 
-def test_two_folders_have_the_same_bytes(bundle: Bundle, tmp_path: Path) -> None:
-    again = write_bundle(tmp_path / "elsewhere" / "app", contents(tmp_path / "other"))
+def test_another_folder_gets_the_same_bytes_and_loses_the_old_ones(
+    bundle: Bundle, tmp_path: Path
+) -> None:
+    folder = tmp_path / "elsewhere" / "app"
+    folder.mkdir(parents=True)
+    (folder / "stale.txt").write_text("old")
+    again = write_bundle(folder, contents(tmp_path / "other"))
     assert again.manifest.sha256 == bundle.manifest.sha256
+    assert not (folder / "stale.txt").exists()
+    assert [path.name for path in folder.parent.iterdir()] == ["app"]
 
 
 def test_python_snippet_proves_the_bundle_on_its_own(bundle: Bundle, tmp_path: Path) -> None:
@@ -217,36 +225,26 @@ def test_python_snippet_proves_the_bundle_on_its_own(bundle: Bundle, tmp_path: P
     assert done.stdout.splitlines() == expected
 
 
-def test_python_snippet_refuses_a_changed_file(given: BundleContents, tmp_path: Path) -> None:
-    made = write_bundle(tmp_path / "bundle", given)
-    model = made.folder / "model.onnx"
-    data = bytearray(model.read_bytes())
+def test_python_snippet_refuses_a_changed_file(bundle: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle.folder, tmp_path / "copy")
+    data = bytearray((folder / "model.onnx").read_bytes())
     data[len(data) // 2] ^= 1
-    model.write_bytes(data)
-    done = run_snippet(made.folder)
+    (folder / "model.onnx").write_bytes(data)
+    done = run_snippet(folder)
     assert done.returncode == 1
     assert done.stderr == "run.py: model.onnx was changed since it was bundled\n"
 
 
-def test_python_snippet_refuses_other_golden_outputs(given: BundleContents, tmp_path: Path) -> None:
-    made = write_bundle(tmp_path / "bundle", given)
-    np.savez(made.folder / "golden_outputs.npz", logits=np.ones((8, 3)))
-    document = manifest(made)
-    data = (made.folder / "golden_outputs.npz").read_bytes()
+def test_python_snippet_refuses_other_golden_outputs(bundle: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle.folder, tmp_path / "copy")
+    np.savez(folder / "golden_outputs.npz", logits=np.ones((8, 3)))
+    document = manifest(bundle)
+    data = (folder / "golden_outputs.npz").read_bytes()
     document["files"]["golden_outputs.npz"]["sha256"] = hashlib.sha256(data).hexdigest()
-    made.manifest.path.write_text(json.dumps(document))
-    done = run_snippet(made.folder)
+    (folder / "manifest.json").write_text(json.dumps(document))
+    done = run_snippet(folder)
     assert done.returncode == 1
     assert done.stderr.startswith("run.py: the golden outputs are missed by ")
-
-
-def test_an_old_bundle_is_replaced_whole(given: BundleContents, tmp_path: Path) -> None:
-    folder = tmp_path / "bundle"
-    folder.mkdir()
-    (folder / "stale.txt").write_text("old")
-    write_bundle(folder, given)
-    assert not (folder / "stale.txt").exists()
-    assert [path.name for path in tmp_path.iterdir()] == ["bundle"]
 
 
 def test_a_changed_model_is_refused_and_the_old_bundle_stays(

@@ -32,6 +32,11 @@ SCHEMA_VERSION = 1
 # The highest level without operators for one processor only; "all" lays weights out for this host.
 _ORT_LEVEL = "extended"
 _ORT_SECONDS = 300
+_CONVERTER = """
+import runpy, sys
+sys.modules["torch"] = None  # the tools would import it, slowly, for nothing
+runpy.run_module("onnxruntime.tools.convert_onnx_models_to_ort", run_name="__main__")
+"""
 _FLOAT_TOLERANCE = 1e-3
 _INT8_TOLERANCE = 5e-2  # processors round and saturate 8-bit products differently
 
@@ -158,7 +163,7 @@ def _convert(
     environment and prints; the result counts once it gives the same answers.
     """
     with tempfile.TemporaryDirectory(dir=folder.parent, suffix=".partial") as scratch:
-        command = [sys.executable, "-P", "-m", "onnxruntime.tools.convert_onnx_models_to_ort"]
+        command = [sys.executable, "-P", "-c", _CONVERTER]
         command += ["--optimization_style", "Fixed", "--output_dir", scratch, str(model.path)]
         level = {"ORT_CONVERT_ONNX_MODELS_TO_ORT_OPTIMIZATION_LEVEL": _ORT_LEVEL}
         try:
