@@ -96,7 +96,7 @@ class PruneSettings(Settings):
 class ExportSettings(Settings):
     """Say how the ONNX file is written."""
 
-    opset: Annotated[int, Field(ge=17, le=23)] = Field(default=18, description="ONNX opset.")
+    opset: Annotated[int, Field(ge=18, le=23)] = Field(default=18, description="ONNX opset.")
     softmax: bool = Field(default=False, description="Let the model return probabilities.")
 
 
