@@ -45,7 +45,7 @@ def removed_ratio(before: int, after: int) -> float:
 
 @dataclass(frozen=True)
 class Gain:
-    """Hold distilled minus control on the same samples, with its 95 % interval."""
+    """Hold distilled minus control on the same samples, with one-sided 95 % bounds."""
 
     value: float
     low: float
@@ -65,7 +65,7 @@ def distillation_gain(training: TrainedNetwork) -> Gain | None:
         return None
     if not (np.isfinite(distilled).all() and np.isfinite(control).all()):
         return None
-    value, low, high = paired_drop(distilled, control, error=0.025)
+    value, low, high = paired_drop(distilled, control)
     metric = arms["distilled"].metric
     helped = _helped(low, high, metric.higher_is_better)
     words = _words(metric, (value, low, high), helped, len(control))
@@ -92,5 +92,5 @@ def _words(
     }[helped]
     return (
         f"{claim}: {value} {unit} against the hard-label control with the same steps and seed "
-        f"(95 % interval {low} to {high}, paired over {samples:,} {metric.split} samples)."
+        f"(one-sided 95 % bounds {low} and {high}, paired over {samples:,} {metric.split} samples)."
     )

@@ -74,7 +74,7 @@ def candidate_table(report: Report) -> Table:
         "size",
         "p50 here",
         "p95 here",
-        f"p50 {report.profile}, predicted",
+        "p50 there, predicted",
         "peak memory",
         "cold start",
         "validation",
@@ -150,14 +150,14 @@ def _without_empty_columns(table: Table) -> Table:
 
 
 def training_lines(report: Report) -> Iterator[str]:
-    """Yield a sentence for each training stage: what distillation gained and which arm ships."""
+    """Yield a sentence for each training stage: what distillation gained and which arm goes on."""
     for training in report.trainings:
         gain = distillation_gain(training)
-        claim = f"{gain.words} " if gain else ""
-        shipped = (
-            f"Ships: {training.shipped} ({training.reason}), {training.parameters:,} parameters."
+        claim = gain.words if gain else f"{training.reason}."
+        yield (
+            f"{training.stage}: {claim} The {training.shipped} network goes on, "
+            f"{training.parameters:,} parameters."
         )
-        yield f"{training.stage}: {claim}{shipped}"
 
 
 def parity_table(report: Report) -> Table:

@@ -37,7 +37,11 @@ def _verdict(report: Report) -> str:
 
 
 def _budgets(report: Report) -> str:
-    rows = [(*row[:4], row[4].upper(), row[5]) for row in budget_table(report).rows]
+    checks = report.verdict.checks
+    rows = [
+        (*row[:4], check.status.upper(), words.SHORT_BASES[check.basis])
+        for row, check in zip(budget_table(report).rows, checks, strict=True)
+    ]
     header = ("budget", "limit", "value", "interval", "status", "how")
     return align([header, *rows], right=(1, 2, 3)) if rows else ""
 
@@ -83,8 +87,8 @@ def _remarks(report: Report) -> str:
     found = [f"{c.budget}: {c.reason}" for c in report.verdict.checks if c.status != "pass"]
     if report.chosen is None:
         found += [f"{c.label}: {c.dropped}" for c in report.candidates if c.dropped]
-    gains = [distillation_gain(training) for training in report.trainings]
-    found += [gain.words for gain in gains[-1:] if gain]
+    gains = [(training.stage, distillation_gain(training)) for training in report.trainings]
+    found += [f"{stage}: {gain.words}" for stage, gain in gains[-1:] if gain]
     return "\n".join(_wrap(f"- {words.clean(line)}", "  ") for line in found)
 
 

@@ -17,6 +17,15 @@ BASES = {
     "none": "not known",
 }
 
+SHORT_BASES = {
+    "measured": "measured",
+    "on-device": "on the device",
+    "predicted": "predicted",
+    "exact": "exact",
+    "host": "on this host",
+    "none": "not known",
+}
+
 
 def clean(text: str) -> str:
     r"""Return text on one line and without control characters, fit for a terminal.
@@ -124,9 +133,9 @@ def kept(best: Metric | None, teacher: Metric | None) -> str:
 
 
 def interval(check: BudgetCheck) -> str:
-    """Return a check's interval, or a dash where it has none."""
+    """Return a check's interval, or a dash where it has none that can be seen."""
     ends = (number(check.low), number(check.high))
-    return NOTHING if NOTHING in ends or check.low == check.high else f"{ends[0]} to {ends[1]}"
+    return NOTHING if NOTHING in ends or ends[0] == ends[1] else f"{ends[0]} to {ends[1]}"
 
 
 def headline(report: Report) -> str:
