@@ -159,6 +159,26 @@ def test_small_products_stay_float(tmp_path: Path) -> None:
         assert parity.passed, parity.reason
 
 
+def test_weights_shared_by_several_products(tmp_path: Path) -> None:
+    # ONNX Runtime transposes a Gemm's weights in place, whoever else reads them.
+    g = np.random.default_rng(0)
+    nodes = [
+        helper.make_node("Gemm", ["x", "w"], ["h1"], transB=1),
+        helper.make_node("Gemm", ["h1", "w"], ["h2"], transB=1),
+        helper.make_node("MatMul", ["h2", "w"], ["h3"]),
+        helper.make_node("MatMul", ["h3", "v"], ["y"]),
+    ]
+    tied = save(
+        tmp_path / "m.onnx", nodes, [40], w=g.normal(size=(40, 40)) / 6, v=g.normal(size=(40, 10))
+    )
+    x = {"x": g.normal(size=(200, 40)).astype(np.float32)}
+    for made in quantize(tied, x, tmp_path / "out"):
+        assert made.model is not None
+        parity = check_parity(run(tied, x), made.model, x, "float", INT8)
+        assert parity.max_rel_error < 0.1, made.scheme
+        assert parity.passed, parity.reason
+
+
 def test_nothing_to_gain_is_said(tmp_path: Path) -> None:
     tiny = save(
         tmp_path / "m.onnx",

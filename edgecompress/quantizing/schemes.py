@@ -13,6 +13,7 @@ import io
 import logging
 import math
 import tempfile
+from collections import Counter
 from collections.abc import Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -32,7 +33,7 @@ from onnxruntime.quantization import (
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgecompress.errors import DataError, ModelError
-from edgecompress.graphs import labels_of, tidy
+from edgecompress.graphs import graphs, labels_of, tidy
 from edgecompress.recipe import QuantizeSettings
 from edgecompress.records import OnnxModel
 from edgecompress.store import artifact, write_atomic
@@ -120,8 +121,21 @@ def _prepare(path: Path, scratch: Path) -> Path:
             quant_pre_process(path, optimised, skip_symbolic_shape=True)
     except Exception as error:  # the quantizer raises bare exceptions of many kinds
         raise ModelError(f"{path}: cannot be prepared for int8: {_one_line(error)}") from error
-    prepared.write_bytes(tidy(onnx.load(optimised)).SerializeToString())
+    model = tidy(onnx.load(optimised))
+    _unshare_products_(model)
+    prepared.write_bytes(model.SerializeToString())
     return prepared
+
+
+def _unshare_products_(model: ModelProto) -> None:
+    """Give every Gemm weights of its own: the quantizer transposes them in place, shared or not."""
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    uses = Counter(name for g in graphs(model.graph) for node in g.node for name in node.input)
+    for node in model.graph.node:
+        if node.op_type == "Gemm" and uses[node.input[1]] > 1 and node.input[1] in constants:
+            own = model.graph.initializer.add()
+            own.CopyFrom(constants[node.input[1]])
+            node.input[1] = own.name = f"{own.name}@{node.name}"
 
 
 def _static(prepared: Path, calibration: Arrays, settings: QuantizeSettings) -> ModelProto:
@@ -184,12 +198,16 @@ def _require_weights(model: ModelProto, operators: set[str], scheme: str) -> Non
 
 
 def _small_products(model: ModelProto) -> list[str]:
-    """Return the names of matrix products with so few weights that they stay float."""
+    """Return the names of matrix products with so few weights that they stay float.
+
+    Each name twice: the dynamic quantizer turns Gemm into a MatMul of another name first.
+    """
     counts = _weights_by_node(model)
     return [
-        node.name
+        node.name + suffix
         for i, node in enumerate(model.graph.node)
         if node.op_type in _PRODUCTS and 0 < counts[i] < _SMALLEST_PRODUCT
+        for suffix in ("", "_MatMul")
     ]
 
 
