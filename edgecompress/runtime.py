@@ -6,7 +6,6 @@ their own). A file that we did not write comes in through `admit`, which opens i
 
 from __future__ import annotations
 
-import hashlib
 import json
 import subprocess
 import sys
@@ -22,7 +21,8 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgecompress.errors import DataError, ModelError, UsageError
-from edgecompress.records import Artifact, OnnxModel
+from edgecompress.records import OnnxModel
+from edgecompress.store import artifact
 
 Arrays = Mapping[str, NDArray[Any]]
 
@@ -63,20 +63,15 @@ class ModelFacts:
     operators: Mapping[str, int]
 
 
-def artifact(path: Path) -> Artifact:
-    """Return the file at `path` with its digest and size. Raise ModelError if it is no file."""
+def onnx_model(path: Path) -> OnnxModel:
+    """Return the ONNX file at `path` with its digest and size; raise ModelError if it is none."""
     path = path.absolute()
     if not path.is_file():
         raise ModelError(f"{path}: no such file")
-    with path.open("rb") as file:
-        digest = hashlib.file_digest(file, "sha256").hexdigest()
-    return Artifact(path, digest, path.stat().st_size)
-
-
-def onnx_model(path: Path) -> OnnxModel:
-    """Return the ONNX file at `path` with its digest and size."""
-    found = artifact(path)
-    return OnnxModel(found.path, found.sha256, found.size_bytes)
+    try:
+        return artifact(path, OnnxModel)
+    except OSError as error:
+        raise ModelError(f"{path}: cannot be read ({error.strerror})") from error
 
 
 def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
@@ -100,22 +95,24 @@ def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
 def run(model: OnnxModel, inputs: Arrays, batch: int = 256, threads: int = 1) -> NDArray[Any]:
     """Return the model's first output for all samples, shape (samples, ...), computed in batches.
 
-    A model whose first dimension is fixed is fed that many samples at a time. Raise ModelError
-    when it refuses the inputs.
+    A model whose first dimension is fixed is fed that many samples at a time, the last ones filled
+    up with repeats. Raise ModelError when it refuses the inputs.
     """
     opened = session(model.path, threads)
     samples = len(next(iter(inputs.values())))
-    fixed = opened.get_inputs()[0].shape[:1]
-    step = fixed[0] if fixed and isinstance(fixed[0], int) else batch
+    declared = opened.get_inputs()[0].shape[:1]
+    fixed = declared[0] if declared and isinstance(declared[0], int) else 0
     output = [opened.get_outputs()[0].name]
     parts = []
-    for start in range(0, samples, step):
-        feed = {name: array[start : start + step] for name, array in inputs.items()}
+    for start in range(0, samples, fixed or batch):
+        rows = np.arange(start, start + (fixed or min(batch, samples - start)))
+        rows = np.minimum(rows, samples - 1)
+        feed = {name: array[rows] for name, array in inputs.items()}
         try:
             parts.append(np.asarray(opened.run(output, feed)[0]))
         except Exception as error:
             raise ModelError(f"{model.path}: cannot run: {_one_line(error)}") from error
-    return np.concatenate(parts)
+    return np.concatenate(parts)[:samples]
 
 
 def describe_inputs(facts: ModelFacts) -> str:

@@ -289,12 +289,13 @@ def _undecided(bounds: Bounds, limit: float, unit: str) -> str:
     if not isfinite(bounds.high):
         return "too few to say how far off that may be; measure more processes"
     span = f"between {bounds.low:.4g} and {bounds.high:.4g}"
-    if bounds.disturbed:
+    margin = bounds.fail_margin if bounds.value > limit else bounds.pass_margin
+    if margin >= FAR:
         return (
             f"{span}, disturbed ({bounds.disturbed}): that decides only {FAR:.0%} away from "
             f"{limit:.4g} {unit}; measure on a quiet machine"
         )
-    guard = f" with a guard band of {bounds.pass_margin:.1%}" if bounds.pass_margin else ""
+    guard = f", with a guard band of {margin:.1%} for drift" if margin else ""
     return f"{span}{guard}: too close to {limit:.4g} {unit} to tell"
 
 

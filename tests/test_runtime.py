@@ -15,7 +15,6 @@ from edgecompress import runtime
 from edgecompress.errors import DataError, ModelError, UsageError
 from edgecompress.runtime import (
     admit,
-    artifact,
     describe_inputs,
     make_inputs,
     onnx_model,
@@ -47,9 +46,12 @@ def test_run_in_batches_equals_one_batch(mlp: Path) -> None:
     np.testing.assert_allclose(run(model, {"x": x}, batch=3), whole, rtol=1e-5)
 
 
-def test_run_feeds_a_fixed_batch_as_it_is(tmp_path: Path) -> None:
-    model = onnx_model(save_mlp(tmp_path / "fixed.onnx", batch=1))
-    assert run(model, {"x": np.ones((4, 8), np.float32)}).shape == (4, 8)
+@pytest.mark.parametrize("fixed", [1, 4])
+def test_run_feeds_a_fixed_batch_as_it_is(tmp_path: Path, fixed: int) -> None:
+    x = np.random.default_rng(0).standard_normal((10, 8)).astype(np.float32)
+    free = run(onnx_model(save_mlp(tmp_path / "free.onnx")), {"x": x})
+    model = onnx_model(save_mlp(tmp_path / "fixed.onnx", batch=fixed))
+    np.testing.assert_allclose(run(model, {"x": x}), free, rtol=1e-5)
 
 
 def test_run_refuses_wrong_inputs_in_one_line(mlp: Path) -> None:
@@ -60,7 +62,7 @@ def test_run_refuses_wrong_inputs_in_one_line(mlp: Path) -> None:
 
 def test_missing_file_and_bad_session(tmp_path: Path) -> None:
     with pytest.raises(ModelError, match=r"none\.onnx: no such file"):
-        artifact(tmp_path / "none.onnx")
+        onnx_model(tmp_path / "none.onnx")
     (tmp_path / "bad.onnx").write_bytes(b"hello")
     with pytest.raises(ModelError, match=r"bad\.onnx: ONNX Runtime refuses it"):
         session(tmp_path / "bad.onnx")
