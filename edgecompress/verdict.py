@@ -236,7 +236,8 @@ def _sizes(profile: Profile, evidence: Evidence) -> Iterator[BudgetCheck]:
             yield _unknown("peak_memory_mb", "MB", limit, "not measured")
         else:
             peaks = [p.peak_memory_bytes / 1e6 for p in evidence.measurement.processes]
-            bounds = Bounds(median(peaks), min(peaks), max(peaks), known="in every process")
+            known = f"over {len(peaks)} processes"
+            bounds = Bounds(median(peaks), min(peaks), max(peaks), known=known)
             yield _here(_check("peak_memory_mb", "MB", limit, bounds), profile)
     if (limit := profile.budget.model_size_mb) is not None:
         size = evidence.model.size_bytes / 1e6
@@ -290,7 +291,7 @@ def _undecided(bounds: Bounds, limit: float, unit: str) -> str:
         return "too few to say how far off that may be; measure more processes"
     span = f"between {bounds.low:.4g} and {bounds.high:.4g}"
     margin = bounds.fail_margin if bounds.value > limit else bounds.pass_margin
-    if margin >= FAR:
+    if bounds.disturbed and margin >= FAR:
         return (
             f"{span}, disturbed ({bounds.disturbed}): that decides only {FAR:.0%} away from "
             f"{limit:.4g} {unit}; measure on a quiet machine"

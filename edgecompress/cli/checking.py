@@ -32,13 +32,14 @@ def check_models(
 
     Each model is measured once for each number of threads, until every profile is decided.
     """
-    evaluations = {m.label: score(m.facts, samples) if samples else None for m in models}
     measured = {
         threads: _measure(
             models, [p for p in profiles if p.runtime.threads == threads], settings, say
         )
         for threads in sorted({profile.runtime.threads for profile in profiles})
     }
+    # After measuring: a model that never returns has ended its measuring child by now, not us.
+    evaluations = {m.label: score(m.facts, samples) if samples else None for m in models}
     teacher = samples.teacher if samples else None
     return [
         _report(
