@@ -46,13 +46,13 @@ def digits_task() -> Task:
 
 
 def teacher() -> nn.Module:
-    """Return the untrained teacher: a residual net of 126,538 parameters at full resolution."""
+    """Return the untrained teacher: a residual net of 126,010 parameters at full resolution."""
     return ResidualNet(1, 10, widths=(48,), blocks=(3,))
 
 
 def student() -> nn.Module:
-    """Return an untrained student."""
-    return ResidualNet(1, 10, widths=(8, 16), blocks=(1, 1))
+    """Return an untrained student: 9,978 parameters and a twentieth of the teacher's work."""
+    return ResidualNet(1, 10, widths=(16, 16), blocks=(1, 1))
 
 
 def wobble(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
