@@ -9,10 +9,11 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from torch import nn
 
 from edgecompress.errors import DataError, InputError, TaskError, TeacherError
 from edgecompress.tasks.checks import check_network, check_task, check_teacher_outputs
-from edgecompress.tasks.task import Metric, Split, Task
+from edgecompress.tasks.task import Metric, Normalization, Split, Task
 
 NAMES = ("cat", "dog", "owl")
 
@@ -54,6 +55,32 @@ def changed(values: np.ndarray, at: object, value: object) -> np.ndarray:
 IMAGE, LABELS = split(60, 2).inputs["image"], np.arange(60) % 3
 
 BAD: dict[str, tuple[Callable[[], Task], type[InputError], str]] = {
+    "a metric by name": (
+        lambda: replace(task(), metric="accuracy"),
+        TaskError,
+        "task 'pets': metric is 'accuracy'; expected a Metric, e.g. Metric(\"top 2\", per_sample), "
+        "or leave it out for accuracy",
+    ),
+    "an estimator for its maker": (
+        lambda: replace(task(), teacher=object()),
+        TaskError,
+        "teacher has type object; expected a function that takes nothing and returns it, e.g. lam",
+    ),
+    "a path for its maker": (
+        lambda: replace(task(), teacher="teacher.onnx"),
+        TaskError,
+        "teacher has type str; expected a function that takes nothing and returns it",
+    ),
+    "a module for its maker": (
+        lambda: replace(task(), student=nn.Linear(1, 1)),
+        TaskError,
+        "student has type Linear; expected a function that takes nothing and returns it",
+    ),
+    "normalization of nothing": (
+        lambda: replace(task(), normalization={"imgae": Normalization()}),
+        TaskError,
+        "normalization of 'imgae'; the inputs are image; did you mean 'image'?",
+    ),
     "no split": (
         lambda: replace(task(), test=None),
         TaskError,
@@ -260,6 +287,10 @@ def test_good_task_passes_without_warnings() -> None:
     assert check_task(task()) == ()
     assert check_task(replace(task(), class_names=())) == ()
     assert check_task(replace(task(), unlabelled=Split(split(30, 4).inputs))) == ()
+
+
+def test_class_may_make_a_network() -> None:
+    assert check_task(replace(task(), teacher=nn.Identity, student=nn.Identity)) == ()
 
 
 def test_pool_may_hold_training_samples() -> None:

@@ -17,6 +17,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from edgecompress.errors import DataError, InputError, TaskError
+from edgecompress.tasks.checks import check_task
 from edgecompress.tasks.load import load_task, local_modules, task_file, task_fingerprint
 from edgecompress.tasks.metrics import evaluate, log_softmax, teacher_quality
 from edgecompress.tasks.task import ACCURACY, Metric, Split, Task
@@ -265,6 +266,18 @@ def test_failing_student_is_one_line(tmp_path: Path) -> None:
     path.write_text(path.read_text().replace('return "a student"', "return 1 / 0"))
     message = refused("my_task.py:task", tmp_path)
     assert f"task 'my_task.py:task', student: {path}, line 14: ZeroDivisionError" in message
+
+
+def test_module_for_its_maker_is_seen_through_the_loading(tmp_path: Path) -> None:
+    more = """
+        from dataclasses import replace
+
+        def wrong():
+            return replace(make(), teacher="teacher.onnx")
+    """
+    write(tmp_path, more)
+    with pytest.raises(TaskError, match="task 'toy': teacher has type str; expected a function"):
+        check_task(load_task("my_task.py:wrong", tmp_path))
 
 
 def test_what_a_loader_refuses_comes_through_as_it_is(tmp_path: Path) -> None:

@@ -6,6 +6,7 @@ Each refusal is one line that names the split, the input and the sample, and say
 from __future__ import annotations
 
 import hashlib
+import inspect
 from collections.abc import Iterator
 from typing import Any
 
@@ -14,8 +15,9 @@ from numpy.typing import NDArray
 from scipy.optimize import linear_sum_assignment
 
 from edgecompress.errors import DataError, TaskError, TeacherError
+from edgecompress.settings import did_you_mean
 from edgecompress.tasks.metrics import first_non_finite
-from edgecompress.tasks.task import ACCURACY, Split, Task
+from edgecompress.tasks.task import ACCURACY, Metric, Split, Task
 
 # What both the training library and ONNX Runtime take as an input without a cast.
 INPUT_DTYPES = ("float32", "int8", "int16", "int32", "int64", "uint8", "bool")
@@ -31,14 +33,16 @@ LEAST_SKILL = 0.05
 def check_task(task: Task) -> tuple[str, ...]:
     """Check every split of a task and return the warnings, each one line.
 
-    Raises TaskError for class names, DataError for samples and labels.
+    Raises TaskError for what the task declares, DataError for samples and labels.
     """
+    _check_declarations(task)
     splits = dict(_splits(task))
     for name, split in splits.items():
         _check_split(f"task {task.name!r}, {name}", split)
         if name != "train":
             _check_same_inputs(f"task {task.name!r}, {name}", split, task.train)
     _check_class_names(task)
+    _check_normalization(task)
     warnings = []
     for name, split in splits.items():
         if name != "unlabelled":
@@ -87,6 +91,31 @@ def check_network(task: Task, network: str, output_shape: tuple[int, ...], sampl
 def class_count(task: Task) -> int:
     """Return the number of classes: of the names, or without names of the training labels."""
     return len(task.class_names) or int(_labels_of(task.train).max()) + 1
+
+
+def _check_declarations(task: Task) -> None:
+    if not isinstance(task.metric, Metric):
+        raise TaskError(
+            f"task {task.name!r}: metric is {task.metric!r}; expected a Metric, e.g. "
+            'Metric("top 2", per_sample), or leave it out for accuracy'
+        )
+    for name in ("teacher", "student"):
+        make = inspect.unwrap(getattr(task, name))
+        # A torch module can be called too, but to answer, not to be made.
+        if not callable(make) or (hasattr(make, "state_dict") and not isinstance(make, type)):
+            raise TaskError(
+                f"task {task.name!r}: {name} has type {type(make).__name__}; expected a function "
+                f"that takes nothing and returns it, e.g. lambda: my_{name}"
+            )
+
+
+def _check_normalization(task: Task) -> None:
+    unknown = sorted(set(task.normalization) - set(task.train.inputs))
+    if unknown:
+        raise TaskError(
+            f"task {task.name!r}: normalization of {unknown[0]!r}; the inputs are "
+            f"{', '.join(task.train.inputs)}{did_you_mean(unknown[0], task.train.inputs)}"
+        )
 
 
 def _splits(task: Task) -> Iterator[tuple[str, Split]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import contextlib
+import functools
 import hashlib
 import importlib.util
 import inspect
@@ -190,7 +191,7 @@ def _within(file: Path, what: str, make: Callable[[], Any]) -> Callable[[], Any]
         with _user_code(file, what):
             return make()
 
-    return made
+    return functools.update_wrapper(made, make, updated=())
 
 
 @contextlib.contextmanager

@@ -66,9 +66,9 @@ def teacher() -> nn.Module:
 
 def student() -> nn.Module:
     """Return an untrained student: (width, blocks, stride) a stage after the stem."""
-    width = 16
+    width = 32
     layers: list[nn.Module] = [conv_norm(1, width, 3), nn.ReLU()]
-    for wider, blocks, stride in ((16, 1, 1), (32, 1, 2), (64, 1, 2)):
+    for wider, blocks, stride in ((32, 2, 2), (64, 1, 2)):
         for block in range(blocks):
             layers.append(ResidualBlock(width, wider, stride if block == 0 else 1))
             width = wider
