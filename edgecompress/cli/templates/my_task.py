@@ -16,7 +16,7 @@ def gratings(samples: int, seed: int) -> Split:
     phase = rng.uniform(0, 2 * np.pi, (samples, 1, 1))
     y, x = np.mgrid[:16, :16]
     stripes = np.sin(0.8 * (x * np.sin(angle) + y * np.cos(angle)) + phase)
-    images = (stripes + rng.normal(0, 1.0, stripes.shape))[:, None].astype(np.float32)
+    images = (stripes + rng.normal(0, 2.5, stripes.shape))[:, None].astype(np.float32)
     return Split(inputs={"image": images}, labels=labels)
 
 
@@ -29,5 +29,5 @@ def task() -> Task:
         test=gratings(2000, seed=2),
         class_names=CLASSES,
         teacher=lambda: ResidualNet(1, 4, widths=(32, 64), blocks=(1, 1)),
-        student=lambda: ResidualNet(1, 4, widths=(8, 16), blocks=(1, 1)),
+        student=lambda: ResidualNet(1, 4, widths=(16, 32), blocks=(1, 1)),
     )
