@@ -366,6 +366,7 @@ def test_every_other_order_is_refused(order: list[int], seed: int) -> None:
             changed(logits_of(LABELS), (8, 2), np.nan),
             "its logits for validation sample 8 are not finite",
         ),
+        (np.full((60, 3), 1 / 3), "its outputs are probabilities (every row sums to 1); expected"),
         (logits_of(np.zeros(60, int)), "its mean recall on validation is 33.3% where guessing"),
         (np.random.default_rng(0).normal(size=(60, 3)), "it has nothing to teach: train it"),
     ],

@@ -157,16 +157,23 @@ def test_estimator_on_other_inputs_is_refused() -> None:
         as_teacher(estimator, NAMES).logits(tensors())
 
 
-def onnx_file(path: Path, batch: int | str, name: str = "x") -> Path:
+def onnx_file(path: Path, batch: int | str, name: str = "x", softmax: bool = False) -> Path:
+    """Write a linear model; with `softmax`, one as classifiers come: label, then probabilities."""
     weight = DRAWS.normal(size=(6, 3)).astype(np.float32)
+    nodes = [
+        helper.make_node("Flatten", [name], ["flat"]),
+        helper.make_node("MatMul", ["flat", "w"], ["logits"]),
+        helper.make_node("ArgMax", ["logits"], ["label"], axis=1, keepdims=0),
+        helper.make_node("Softmax", ["logits"], ["probabilities"]),
+    ]
+    label = helper.make_tensor_value_info("label", TensorProto.INT64, [batch])
+    kind = "probabilities" if softmax else "logits"
+    answer = helper.make_tensor_value_info(kind, TensorProto.FLOAT, [batch, 3])
     graph = helper.make_graph(
-        [
-            helper.make_node("Flatten", [name], ["flat"]),
-            helper.make_node("MatMul", ["flat", "w"], ["logits"]),
-        ],
+        nodes if softmax else nodes[:2],
         "g",
         [helper.make_tensor_value_info(name, TensorProto.FLOAT, [batch, 2, 3])],
-        [helper.make_tensor_value_info("logits", TensorProto.FLOAT, [batch, 3])],
+        [label, answer] if softmax else [answer],
         [helper.make_tensor("w", TensorProto.FLOAT, [6, 3], weight.ravel())],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=9)
@@ -180,6 +187,14 @@ def test_onnx_file_teaches_whatever_its_batch(tmp_path: Path, batch: int | str) 
     logits = as_teacher(path, NAMES).logits(tensors())
     weight = onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0])
     np.testing.assert_allclose(logits.numpy(), FLAT @ weight, rtol=1e-4, atol=1e-5)
+
+
+def test_onnx_file_that_ends_in_a_softmax_teaches_its_logarithm(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "m.onnx", "n", softmax=True)
+    logits = as_teacher(path, NAMES).logits(tensors())
+    weight = onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0])
+    expected = torch.softmax(torch.from_numpy(FLAT @ weight), 1)
+    np.testing.assert_allclose(torch.softmax(logits, 1), expected, atol=1e-5)
 
 
 def test_onnx_file_with_other_input_names_is_refused(tmp_path: Path) -> None:

@@ -54,8 +54,8 @@ def check_task(task: Task) -> tuple[str, ...]:
 def check_teacher_outputs(task: Task, logits: NDArray[Any]) -> None:
     """Check a teacher's logits on the validation split, shape (samples, classes).
 
-    Raises TeacherError when they have another shape, are not finite, come in another order of
-    classes, or (where the metric is accuracy) are barely better than guessing.
+    Raises TeacherError when they have another shape, are not finite, are probabilities, come in
+    another order of classes, or (where the metric is accuracy) are barely better than guessing.
     """
     labels = _labels_of(task.validation)
     classes = class_count(task)
@@ -65,6 +65,11 @@ def check_teacher_outputs(task: Task, logits: NDArray[Any]) -> None:
         raise TeacherError(
             f"task {task.name!r}, teacher: its logits for validation sample {bad} are not finite; "
             "check that sample and the teacher's weights"
+        )
+    if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
+        raise TeacherError(
+            f"task {task.name!r}, teacher: its outputs are probabilities (every row sums to 1); "
+            "expected logits, or a temperature flattens them to nothing: take its softmax off"
         )
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (logits.argmax(axis=1), labels), 1)

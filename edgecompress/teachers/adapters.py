@@ -165,7 +165,7 @@ class EstimatorTeacher:
             warnings.filterwarnings("ignore", "X does not have valid feature names")
             answer = np.asarray(getattr(self.estimator, self.method)(rows), dtype=np.float64)
         if self.method == "predict_proba":
-            answer = np.log(np.clip(answer, SMALLEST_PROBABILITY, None))
+            answer = _log(answer)
         elif answer.ndim == 1:  # the margin of the second of two classes
             answer = np.stack([np.zeros_like(answer), answer], axis=1)
         if self.columns and answer.shape[1:] == (len(self.columns),):
@@ -175,7 +175,10 @@ class EstimatorTeacher:
 
 @dataclass(frozen=True)
 class OnnxTeacher:
-    """Teach with an ONNX file's first output, through an open session."""
+    """Teach with an ONNX file's first float output, through an open session.
+
+    Many files end in a softmax: rows that are probabilities are taken at their logarithm.
+    """
 
     path: Path
     session: Any
@@ -192,13 +195,27 @@ class OnnxTeacher:
         samples = len(next(iter(arrays.values())))
         fixed = self.session.get_inputs()[0].shape[:1]
         step = fixed[0] if fixed and isinstance(fixed[0], int) else samples
-        output = [self.session.get_outputs()[0].name]
+        outputs = self.session.get_outputs()
+        output = [next((o for o in outputs if o.type == "tensor(float)"), outputs[0]).name]
         with _named(inputs, str(self.path)):
             parts = [
                 self.session.run(output, {k: v[i : i + step] for k, v in arrays.items()})[0]
                 for i in range(0, samples, step)
             ]
-        return torch.from_numpy(np.concatenate(parts))
+        answer = np.concatenate(parts)
+        return torch.from_numpy(_log(answer) if _are_probabilities(answer) else answer)
+
+
+def _log(probabilities: NDArray[Any]) -> NDArray[Any]:
+    logs: NDArray[Any] = np.log(np.clip(probabilities, SMALLEST_PROBABILITY, None))
+    return logs
+
+
+def _are_probabilities(answer: NDArray[Any]) -> bool:
+    """Return whether every row sums to one, as far as an int8 softmax keeps to it."""
+    if answer.ndim != 2 or answer.dtype.kind != "f" or (answer < 0).any():
+        return False
+    return bool((np.abs(answer.sum(axis=1) - 1) < 0.02).all())
 
 
 def _from_file(path: Path, trust_code: bool) -> Teacher:
