@@ -28,8 +28,8 @@ from edgecompress.tasks.task import Split
 from edgecompress.teachers.adapters import predict_logits
 
 _ONNX = ("onnx", "onnxruntime")
-EXPORT = StageCode("export", ("exporting",), ("torch", "onnx", "onnxscript", "onnxruntime"))
-QUANTIZE = StageCode("quantize", ("quantizing",), _ONNX)
+EXPORT = StageCode("export", ("exporting", "graphs.py"), ("torch", "onnx", "onnxscript", "onnxruntime"))
+QUANTIZE = StageCode("quantize", ("quantizing", "graphs.py"), _ONNX)
 PARITY = StageCode("parity", ("exporting/parity.py", "runtime.py"), _ONNX)
 SCORE = StageCode("score", ("tasks", "runtime.py"), _ONNX)
 TEST = StageCode("test", ("tasks", "runtime.py"), _ONNX)

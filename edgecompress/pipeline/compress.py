@@ -11,6 +11,7 @@ from edgecompress.pipeline.candidates import (
     scored,
     teacher_candidate,
 )
+from edgecompress.pipeline.delivery import deliver
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
 from edgecompress.profiles import Profile
@@ -43,4 +44,6 @@ def compress(
         reference = teacher_candidate(run, teacher)
 
         choice = settle(run, profile, candidates, reference, teacher)
-        return prove(run, profile, choice, networks, teacher)
+        report = prove(run, profile, choice, networks, teacher)
+        deliver(run, report)
+        return report
