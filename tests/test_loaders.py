@@ -294,8 +294,12 @@ CSV_REFUSALS = {
     "label alone": ("y\nc\nd\n", "has no column beside the label 'y'"),
     "open quote": ('a,y\n"1,c\n', "d.csv: is no CSV file in UTF-8 (unexpected end of data)"),
     "a class a row": (
-        "a,y\n" + "".join(f"{i},{i}.5\n" for i in range(9)),
+        "a,y\n" + "".join(f"{i},name {i}\n" for i in range(9)),
         "the label 'y' has 9 distinct values in 9 rows; expected a few classes, each many times",
+    ),
+    "a price for a class": (
+        "a,y\n" + "".join(f"{i},{i % 250}.5\n" for i in range(1000)),
+        "the label 'y' has 250 distinct values in 1000 rows; expected a few classes",
     ),
 }
 
@@ -358,10 +362,11 @@ def test_split_rows_refusals() -> None:
     assert "fractions are (0.5, 0.4); expected positive numbers that sum to 1" in refused(
         lambda: split_rows(10, (0.5, 0.4))
     )
-    assert "2 rows of class 7 cannot fill 3 parts; give more rows, or stratified=False" in refused(
-        lambda: split_rows(np.array([0, 0, 0, 0, 7, 7]))
+    assert (
+        "2 rows of class 7 are too few for 3 parts; add rows, or give stratified=False"
+        in refused(lambda: split_rows(np.array([0, 0, 0, 0, 7, 7])))
     )
-    assert "0 rows cannot fill 3 parts" in refused(lambda: split_rows(0))
+    assert "split_rows: 0 rows are too few for 3 parts" in refused(lambda: split_rows(0))
 
 
 def test_shared_samples_are_dropped() -> None:

@@ -296,8 +296,8 @@ def _check_overlaps(task: Task, splits: dict[str, Split]) -> list[str]:
         )
         if len(shared) > max(1.0, OVERLAP_LIMIT * smaller):
             raise DataError(
-                f"{line}, more than {100 * OVERLAP_LIMIT:g} %: its score would be of samples seen "
-                f"in training; take them out with drop_shared({left}, {right})"
+                f"{line}, more than {100 * OVERLAP_LIMIT:g} %: scores would be of samples seen in "
+                "training; take them out with edgecompress.tasks.loaders.drop_shared"
             )
         warnings.append(f"{line}; few enough to go on")
     return warnings

@@ -40,17 +40,14 @@ def split_rows(
     for index in range(int(classes.max(initial=0)) + 1):
         members = draws.permutation(np.flatnonzero(classes == index))
         if len(members) < len(fractions):
+            where = f" of class {labels[members[0]]}" if classes.any() else ""
             raise DataError(
-                f"split_rows: {len(members)} rows{_of_class(labels, members)} cannot fill "
-                f"{len(fractions)} parts; give more rows, or stratified=False"
+                f"split_rows: {len(members)} rows{where} are too few for {len(fractions)} parts; "
+                "add rows, or give stratified=False"
             )
         for part, rows_of_part in zip(parts, _cut(members, fractions), strict=True):
             part.append(rows_of_part)
     return tuple(np.sort(np.concatenate(part)) for part in parts)
-
-
-def _of_class(labels: NDArray[Any], members: NDArray[np.intp]) -> str:
-    return f" of class {labels[members[0]]}" if len(members) else ""
 
 
 def _cut(members: NDArray[np.intp], fractions: Sequence[float]) -> list[NDArray[np.intp]]:

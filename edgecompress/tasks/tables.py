@@ -151,7 +151,9 @@ def _learn(table: _Table, label: str, categorical: Sequence[str], drop: Sequence
     if not numeric and not vocabularies:
         raise DataError(f"data {table.path}: has no column beside the label {label!r}")
     classes = tuple(sorted(set(labels), key=lambda text: (_number(text) or 0.0, text)))
-    if len(classes) > max(2, len(labels) // 2):
+    numbers_only = all(_number(name) is not None for name in classes)
+    most = max(100, len(labels) // 10) if numbers_only else max(2, len(labels) // 2)
+    if len(classes) > most:
         raise DataError(
             f"data {table.path}: the label {label!r} has {len(classes)} distinct values in "
             f"{len(labels)} rows; expected a few classes, each many times"
