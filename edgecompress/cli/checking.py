@@ -8,7 +8,7 @@ from importlib.metadata import version
 from pathlib import Path
 
 from edgecompress import __version__
-from edgecompress.cli.data import Samples, score
+from edgecompress.cli.data import Samples, check_samples, score
 from edgecompress.cli.models import OpenModel
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
@@ -32,6 +32,9 @@ def check_models(
 
     Each model is measured once for each number of threads, until every profile is decided.
     """
+    for model in models:
+        if samples is not None:
+            check_samples(model.facts, samples)
     measured = {
         threads: _measure(
             models, [p for p in profiles if p.runtime.threads == threads], settings, say

@@ -13,7 +13,7 @@ from edgecompress.errors import DataError
 from edgecompress.records import Evaluation
 from edgecompress.runtime import Arrays, ModelFacts, check_array, describe_inputs, read_npz, run
 from edgecompress.settings import did_you_mean
-from edgecompress.tasks.metrics import evaluate
+from edgecompress.tasks.metrics import evaluate, first_non_finite
 from edgecompress.tasks.task import ACCURACY, Metric
 
 LABELS = ("labels", "y")
@@ -65,32 +65,47 @@ def inputs_for(facts: ModelFacts, samples: Samples) -> dict[str, NDArray[Any]]:
     return chosen
 
 
-def score(facts: ModelFacts, samples: Samples) -> Evaluation:
-    """Return the model's score on labelled samples."""
+def check_samples(facts: ModelFacts, samples: Samples) -> None:
+    """Refuse samples that cannot score the model, before anything of it has run."""
     inputs = inputs_for(facts, samples)
+    for name, array in inputs.items():
+        if (bad := first_non_finite(array)) is not None:
+            raise DataError(
+                f"{samples.where}: sample {bad} of {name!r} is not finite; leave it out"
+            )
     count = len(next(iter(inputs.values())))
     labels = samples.labels
     if labels is None or labels.shape[:1] != (count,):
         given = "none" if labels is None else f"shape {labels.shape}"
         raise DataError(f"{samples.where}: labels: given {given}, expected one for each of {count}")
-    outputs = run(facts.model, inputs)
     if samples.metric is ACCURACY:
-        _check_classes(labels, outputs, samples.where)
-    return evaluate(samples.metric, outputs, labels, "test")
+        _check_classes(labels, facts.outputs[0].shape, samples.where)
 
 
-def _check_classes(labels: NDArray[Any], outputs: NDArray[Any], where: str) -> None:
+def score(facts: ModelFacts, samples: Samples) -> Evaluation:
+    """Return the model's score on labelled samples that `check_samples` has let through."""
+    assert samples.labels is not None
+    outputs = run(facts.model, inputs_for(facts, samples))
+    if samples.metric is ACCURACY:
+        _check_classes(samples.labels, outputs.shape, samples.where)
+    return evaluate(samples.metric, outputs, samples.labels, "test")
+
+
+def _check_classes(labels: NDArray[Any], shape: tuple[int | None, ...], where: str) -> None:
+    """Refuse labels that are no classes of a model whose outputs have this shape."""
     if labels.ndim != 1 or labels.dtype.kind not in "iu":
         raise DataError(
             f"{where}: labels: given {labels.dtype} of shape {labels.shape}, expected whole "
             "numbers of shape (samples,)"
         )
-    if outputs.ndim != 2:
+    if len(shape) != 2:
         raise DataError(
-            f"{where}: the model's output has shape {outputs.shape}, expected (samples, classes) "
+            f"{where}: the model's output has {len(shape)} dimensions, expected (samples, classes) "
             "to score accuracy; give a recipe with --recipe for other metrics"
         )
-    classes = outputs.shape[1]
+    classes = shape[1]
+    if classes is None:  # the model does not say; its outputs will
+        return
     bad = np.flatnonzero((labels < 0) | (labels >= classes))
     if len(bad):
         raise DataError(

@@ -123,8 +123,9 @@ def _call(arguments: list[str]) -> int:
 def _explain_usage(error: TyperException) -> str:
     context = getattr(error, "ctx", None)
     path = context.command_path if context else "edgecompress"
-    message = error.format_message().rstrip(".").replace("No such", "no such", 1)
-    return f"{message}; see '{path} --help'"
+    message = error.format_message().rstrip(".").replace(". Did you mean", "; did you mean")
+    see = " See" if message.endswith("?") else "; see"
+    return f"{message[0].lower()}{message[1:]}{see} '{path} --help'"
 
 
 @contextmanager

@@ -78,12 +78,18 @@ def check(  # noqa: PLR0913 - each is an option of the command line
 
 def measure(  # noqa: PLR0913 - each is an option of the command line
     models: options.Models,
-    threads: Annotated[int, typer.Option("--threads", min=1, max=1024, help="Threads.")] = 1,
+    threads: Annotated[
+        int, typer.Option("--threads", metavar="N", parser=options.count, help="Threads.")
+    ] = 1,
     batch: Annotated[
-        int | None, typer.Option("--batch", min=1, max=1_000_000, help="Samples in a call.")
+        int | None,
+        typer.Option("--batch", metavar="N", parser=options.count, help="Samples in a call."),
     ] = None,
     processes: Annotated[
-        int, typer.Option("--processes", min=1, max=1000, help="Fresh processes a model.")
+        int,
+        typer.Option(
+            "--processes", metavar="N", parser=options.count, help="Fresh processes a model."
+        ),
     ] = 5,
     shape: options.Shapes = None,
     inputs: options.Inputs = None,

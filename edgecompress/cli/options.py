@@ -24,6 +24,14 @@ def minutes(text: str) -> float:
     return value
 
 
+def count(given: object) -> int:
+    """Read a whole number from 1 to a million: text, or the default of the option."""
+    text = str(given)
+    if not (text.isdecimal() and 1 <= int(text) <= 1_000_000):
+        raise typer.BadParameter(f"given {text!r}, expected a whole number from 1 to 1000000")
+    return int(text)
+
+
 def check_target(target: str) -> None:
     """Refuse every target but this host."""
     if target != "host":
