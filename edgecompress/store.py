@@ -14,6 +14,7 @@ import json
 import os
 import shutil
 import tempfile
+import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields, is_dataclass, replace
 from functools import lru_cache
@@ -169,6 +170,7 @@ class Store:
         inputs: Mapping[str, object],
         make: Callable[[Path], T],
         together: bool = False,
+        title: str = "",
     ) -> T:
         """Return the stage's value: found if it was finished before, else made and kept.
 
@@ -179,16 +181,18 @@ class Store:
         folder = self.folder / "stages" / f"{code.name}-{code.key(inputs)[:16]}"
         found = self._find(folder, kind) if self.crew.leads else None
         if self.crew.agree(found is not None):
-            self.say(f"{code.name}: reused")
+            self.say(f"{title or code.name}: reused")
             return found if found is not None else self._read(folder, kind)
         self.before_stage(code.name)
         if self.crew.leads:
-            self.say(f"{code.name}: started")
+            self.say(f"{title or code.name}: started")
             _sweep(folder)
+        started = time.monotonic()
         if self.crew.leads or together:
             value = make(folder)
         if self.crew.leads:
             self._finish(folder, code, inputs, kind, value)
+            self.say(f"{title or code.name}: done in {time.monotonic() - started:.1f} s")
         self.crew.agree(None)
         return self._read(folder, kind)
 

@@ -60,7 +60,7 @@ def run(  # noqa: PLR0913 - each is an option of the command line
         answer = replace(answer, verdict=demand_measured(answer.verdict))
     if not crew_of_launch().leads:  # of several processes, one speaks
         return options.EXIT_OF[answer.verdict.status]
-    write_report(answer, answer.folder)
+    write_report(answer, answer.folder, anew=False)
     return _answer(answer, as_json)
 
 

@@ -28,7 +28,9 @@ from edgecompress.tasks.task import Split
 from edgecompress.teachers.adapters import predict_logits
 
 _ONNX = ("onnx", "onnxruntime")
-EXPORT = StageCode("export", ("exporting", "graphs.py"), ("torch", "onnx", "onnxscript", "onnxruntime"))
+EXPORT = StageCode(
+    "export", ("exporting", "graphs.py"), ("torch", "onnx", "onnxscript", "onnxruntime")
+)
 QUANTIZE = StageCode("quantize", ("quantizing", "graphs.py"), _ONNX)
 PARITY = StageCode("parity", ("exporting/parity.py", "runtime.py"), _ONNX)
 SCORE = StageCode("score", ("tasks", "runtime.py"), _ONNX)
@@ -62,7 +64,7 @@ def export_network(run: Run, network: Network, label: str) -> Candidate:
             outputs = _softmax(outputs)
         return Exported(model, check_parity(outputs, model, probe, "torch", FLOAT))
 
-    made = run.store.once(EXPORT, Exported, key, make)
+    made = run.store.once(EXPORT, Exported, key, make, title=f"export {label}")
     return _candidate(label, made.model, "fp32", made.parity)
 
 
@@ -95,6 +97,7 @@ def quantize_candidate(run: Run, candidate: Candidate) -> tuple[Candidate, ...]:
         lambda folder: quantize(
             candidate.model, run.task.train.take(rows).inputs, folder, settings
         ),
+        title=f"quantize {candidate.label}",
     )
     name = candidate.label.removesuffix("-fp32")
     for skipped in (m for m in made if m.model is None):
@@ -117,6 +120,7 @@ def teacher_score(run: Run, teacher: TeacherInHand, split: SplitName) -> Evaluat
         lambda folder: evaluate(
             run.task.metric, predict_logits(teacher.teacher, data.inputs), _labels(data), split
         ),
+        title=f"{split} score of teacher",
     )
 
 
@@ -133,6 +137,7 @@ def scored(run: Run, candidate: Candidate, split: SplitName) -> Candidate:
         lambda folder: evaluate(
             run.task.metric, run_model(candidate.model, data.inputs), _labels(data), split
         ),
+        title=f"{split} score of {candidate.label}",
     )
     return replace(candidate, evaluations=(*candidate.evaluations, evaluation))
 
@@ -174,6 +179,7 @@ def measured(
             decided,
             lambda text: run.tick(text, 0, 0),
         ),
+        title=f"measure {', '.join(models)}",
     )
     return tuple(_with_measurement(c, found.get(c.label), profile) for c in candidates)
 
@@ -206,6 +212,7 @@ def _compared(
         lambda folder: check_parity(
             run_model(reference.model, probe), model, probe, reference.label, tolerance
         ),
+        title=f"parity with {reference.label}",
     )
 
 

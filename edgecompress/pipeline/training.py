@@ -195,6 +195,7 @@ def _arm(
         Mode,
         {**basis, "precision": settings.precision, "batch": settings.batch_size},
         lambda folder: fastest_mode(network.module, run.task, settings),
+        title=f"{stage} precision",
     )
     key = {
         **basis,
@@ -222,7 +223,9 @@ def _arm(
         run.store.crew.agree(None)
         return Arm(name, artifact(weights, Artifact), arm.evaluation, arm.curve)
 
-    return run.store.once(StageCode(f"{stage}-{name}", _ROOMS, _LIBRARIES), Arm, key, make, True)
+    code = StageCode(f"{stage}-{name}", _ROOMS, _LIBRARIES)
+    title = stage if stage == name else f"{stage} {name}"
+    return run.store.once(code, Arm, key, make, together=True, title=title)
 
 
 def _carrying_on(network: Network, training: TrainedNetwork) -> Network:

@@ -22,8 +22,13 @@ class _Record(BaseModel):
 
 def save_record(report: Report, path: Path) -> None:
     """Write the report as JSON; paths inside its folder become relative to that folder."""
+    write_atomic(path, record_bytes(report))
+
+
+def record_bytes(report: Report) -> bytes:
+    """Return what `save_record` writes: the same bytes for the same report."""
     relative = with_paths(report, lambda p: relative_to_folder(p, report.folder))
-    write_atomic(path, _Record(report=relative).model_dump_json().encode())
+    return _Record(report=relative).model_dump_json().encode()
 
 
 def load_record(path: Path) -> Report:

@@ -9,14 +9,28 @@ from edgecompress.records import Report
 from edgecompress.report.document import report_json
 from edgecompress.report.html import render_html
 from edgecompress.report.markdown import render_markdown
-from edgecompress.report.record import RECORD_FILE, save_record
+from edgecompress.report.record import RECORD_FILE, record_bytes, save_record
 from edgecompress.store import write_atomic
 
 
-def write_report(report: Report, folder: Path) -> None:
-    """Write `record.json`, `report.json`, `report.md` and `report.html`, each at once or not."""
-    save_record(report, folder / RECORD_FILE)
+FILES = (RECORD_FILE, "report.json", "report.md", "report.html")
+
+
+def write_report(report: Report, folder: Path, anew: bool = True) -> None:
+    """Write `record.json`, `report.json`, `report.md` and `report.html`, each at once or not.
+
+    Without `anew`, the files of exactly this report are left as they are.
+    """
+    if not anew and _is_written(report, folder):
+        return
     document = json.dumps(report_json(report), indent=2, allow_nan=False)
     write_atomic(folder / "report.json", f"{document}\n".encode())
     write_atomic(folder / "report.md", render_markdown(report).encode())
     write_atomic(folder / "report.html", render_html(report).encode())
+    save_record(report, folder / RECORD_FILE)  # last: it says that the others are whole
+
+
+def _is_written(report: Report, folder: Path) -> bool:
+    if not all((folder / name).is_file() for name in FILES):
+        return False
+    return (folder / RECORD_FILE).read_bytes() == record_bytes(report)
