@@ -16,6 +16,7 @@ LEVELS = (
     {"pipeline"},
     {"report"},
     {"cli"},
+    {"__main__"},
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Files of the foundation that lean on one another, in this order.
