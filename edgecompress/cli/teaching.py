@@ -6,11 +6,10 @@ from pathlib import Path
 
 from edgecompress.cli.data import Samples
 from edgecompress.cli.show import progress
+from edgecompress.pipeline.candidates import teacher_score
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.training import obtain_teacher
 from edgecompress.recipe import Recipe
-from edgecompress.tasks.metrics import evaluate
-from edgecompress.teachers.adapters import predict_logits
 
 
 def task_samples(recipe: Recipe, out: Path, trust_code: bool) -> Samples:
@@ -23,7 +22,5 @@ def task_samples(recipe: Recipe, out: Path, trust_code: bool) -> Samples:
         open_run(recipe, out, RunOptions(None, trust_code, shown.say, shown.tick)) as run,
     ):
         test, metric = run.task.test, run.task.metric
-        assert test.labels is not None  # checked when the task was loaded
-        logits = predict_logits(obtain_teacher(run).teacher, test.inputs)
-        teacher = evaluate(metric, logits, test.labels, "test")
+        teacher = teacher_score(run, obtain_teacher(run), "test")
         return Samples(f"task {run.task.name!r}", test.inputs, test.labels, metric, teacher)
