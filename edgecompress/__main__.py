@@ -1,4 +1,4 @@
-"""Run the command line as `python -m edgecompress`, which is what launchers of processes need."""
+"""Run the command line as `python -m edgecompress`, or `accelerate launch -m edgecompress`."""
 
 import sys
 

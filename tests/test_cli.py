@@ -6,6 +6,7 @@ import errno
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -136,6 +137,26 @@ def test_a_closed_pipe_ends_in_4_without_a_word():
     done = subprocess.run([*EDGECOMPRESS, "doctor"], stdout=write, stderr=subprocess.PIPE)
     os.close(write)
     assert (done.returncode, done.stderr) == (4, b"")
+
+
+def test_a_closed_stdout_or_an_odd_alphabet_is_no_bug(folder):
+    ascii_only = {**os.environ, "PYTHONIOENCODING": "ascii", "PYTHONUTF8": "0"}
+    command = f"{shlex.join(EDGECOMPRESS)} profiles show cpu-1core"
+    assert subprocess.run(["sh", "-c", f"{command} >&-"]).returncode == 0
+    Path("odd.toml").write_text(
+        'name = "\u03bc"\n[device]\ndescription = "\u03bc"\n[budget]\nmodel_size_mb = 1\n'
+    )
+    done = subprocess.run(
+        [*EDGECOMPRESS, "profiles", "show", "odd.toml"], env=ascii_only, stdout=subprocess.PIPE
+    )
+    assert (done.returncode, b"\\u03bc" in done.stdout) == (0, True)
+
+
+def test_the_package_runs_as_a_module():
+    done = subprocess.run(
+        [sys.executable, "-m", "edgecompress", "--version"], stdout=subprocess.PIPE
+    )
+    assert (done.returncode, done.stdout.count(b".")) == (0, 2)
 
 
 @pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")

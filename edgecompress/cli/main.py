@@ -13,6 +13,7 @@ import threading
 import traceback
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager, suppress
+from io import TextIOWrapper
 from types import FrameType
 from typing import Annotated
 
@@ -72,8 +73,10 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _terminable():
+            _tolerate_odd_characters()
             code = _call([word for word in given if word != "--debug"])
-            sys.stdout.flush()
+            if sys.stdout is not None:  # as it is when somebody closed it
+                sys.stdout.flush()
         return code
     except BaseException as error:
         if "--debug" in given:
@@ -143,6 +146,12 @@ def _terminable() -> Iterator[None]:
 
 def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
+
+
+def _tolerate_odd_characters() -> None:
+    """Let file names that are no text, or not in the terminal's alphabet, be shown escaped."""
+    if isinstance(sys.stdout, TextIOWrapper):
+        sys.stdout.reconfigure(errors="backslashreplace")
 
 
 def _abandon_stdout() -> None:
