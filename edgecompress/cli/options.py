@@ -44,7 +44,7 @@ def check_target(target: str) -> None:
 Recipe = Annotated[
     Path | None,
     typer.Argument(
-        metavar="[RECIPE]", help="The recipe, a TOML file. Without one: the built-in digits task."
+        metavar="RECIPE", help="The recipe, a TOML file. Without one: the built-in digits task."
     ),
 ]
 Models = Annotated[list[Path], typer.Argument(metavar="MODEL.onnx", help="ONNX files.")]

@@ -96,7 +96,7 @@ def new_profile(
 
 
 def init(
-    folder: Annotated[Path, typer.Argument(metavar="[FOLDER]", help="Where to write.")] = Path(),
+    folder: Annotated[Path, typer.Argument(metavar="FOLDER", help="Where to write.")] = Path(),
     force: options.Force = False,
 ) -> int:
     """Write a commented recipe, a task that runs as it is, and schemas for the editor."""

@@ -70,6 +70,7 @@ class Progress:
             return
         for task in self.bar.task_ids:
             self.bar.remove_task(task)
+        self.bar.refresh()
         self.bar.console.print(text, markup=False, highlight=False, soft_wrap=True)
 
     def wait(self, text: str) -> None:
