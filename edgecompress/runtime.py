@@ -38,6 +38,9 @@ _UNREADABLE = (
 )
 
 
+_FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
+
+
 @dataclass(frozen=True)
 class TensorFacts:
     """Describe an input or output; a free dimension is None."""
@@ -92,8 +95,17 @@ def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
         raise ModelError(f"{path}: ONNX Runtime refuses it: {_one_line(error)}") from error
 
 
+def main_output(opened: onnxruntime.InferenceSession) -> Any:
+    """Return what is known of the output that holds the answer: the first of floats.
+
+    Classifiers converted from other libraries give the label first and then the scores.
+    """
+    outputs = opened.get_outputs()
+    return next((o for o in outputs if o.type in _FLOATS), outputs[0])
+
+
 def run(model: OnnxModel, inputs: Arrays, batch: int = 256, threads: int = 1) -> NDArray[Any]:
-    """Return the model's first output for all samples, shape (samples, ...), computed in batches.
+    """Return the model's main output for all samples, shape (samples, ...), computed in batches.
 
     A model whose first dimension is fixed is fed that many samples at a time, the last ones filled
     up with repeats. Raise ModelError when it refuses the inputs.
@@ -102,7 +114,7 @@ def run(model: OnnxModel, inputs: Arrays, batch: int = 256, threads: int = 1) ->
     samples = len(next(iter(inputs.values())))
     declared = opened.get_inputs()[0].shape[:1]
     fixed = declared[0] if declared and isinstance(declared[0], int) else 0
-    output = [opened.get_outputs()[0].name]
+    output = [main_output(opened).name]
     parts = []
     for start in range(0, samples, fixed or batch):
         rows = np.arange(start, start + (fixed or min(batch, samples - start)))

@@ -304,3 +304,21 @@ def test_external_data_must_hold_the_claimed_bytes(tmp_path: Path) -> None:
     path.write_bytes(model.SerializeToString())
     with pytest.raises(ModelError, match="does not hold the bytes that a tensor claims"):
         admit(path)
+
+
+def test_scores_are_the_answer_where_a_label_comes_first(tmp_path: Path) -> None:
+    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 3])
+    label = helper.make_tensor_value_info("label", TensorProto.INT64, ["batch"])
+    scores = helper.make_tensor_value_info("scores", TensorProto.FLOAT, ["batch", 3])
+    nodes = [
+        helper.make_node("ArgMax", ["x"], ["label"], axis=1, keepdims=0),
+        helper.make_node("Softmax", ["x"], ["scores"]),
+    ]
+    graph = helper.make_graph(nodes, "classifier", [x], [label, scores])
+    path = tmp_path / "c.onnx"
+    onnx.save(
+        helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10), path
+    )
+    answer = run(onnx_model(path), {"x": np.eye(3, dtype=np.float32)})
+    assert answer.shape == (3, 3)
+    assert answer.argmax(axis=1).tolist() == [0, 1, 2]

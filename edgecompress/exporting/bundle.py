@@ -24,7 +24,7 @@ from edgecompress.errors import EdgecompressError, ModelError
 from edgecompress.exporting.card import model_card
 from edgecompress.exporting.snippets import write_snippets
 from edgecompress.records import Artifact, Candidate, OnnxModel, Report
-from edgecompress.runtime import run, session
+from edgecompress.runtime import main_output, run, session
 from edgecompress.store import artifact, library_version, replace_folder, write_atomic
 from edgecompress.tasks.task import Arrays, Normalization
 
@@ -96,7 +96,8 @@ def _fill(folder: Path, chosen: Candidate, contents: BundleContents) -> str:
     tolerance = _INT8_TOLERANCE if chosen.scheme.startswith("int8") else _FLOAT_TOLERANCE
     ort_reason = _convert(model, folder, contents.golden_inputs, outputs, tolerance)
     opened = session(model.path)
-    output = opened.get_outputs()[0].name
+    answer = main_output(opened)
+    output = answer.name
     for name, text in _texts(contents, output, "model.onnx" if ort_reason else "model.ort").items():
         write_atomic(folder / name, text.encode())
     write_atomic(folder / "golden_inputs.npz", _npz(contents.golden_inputs))
@@ -110,7 +111,7 @@ def _fill(folder: Path, chosen: Candidate, contents: BundleContents) -> str:
         "model": chosen.label,
         "verdict": dataclasses.asdict(report.verdict),
         "inputs": [{"name": i.name, "type": i.type, "shape": i.shape} for i in opened.get_inputs()],
-        "output": {"name": output, "shape": opened.get_outputs()[0].shape},
+        "output": {"name": output, "shape": answer.shape},
         "golden": {"samples": len(outputs), "max_rel_error": tolerance},
         "ort": {
             "file": None if ort_reason else "model.ort",

@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgecompress.errors import ModelError, TeacherError
-from edgecompress.runtime import admit, session
+from edgecompress.runtime import admit, main_output, session
 
 # Keeps the logarithm of a probability of zero finite; far below what any loss can tell from zero.
 SMALLEST_PROBABILITY = 1e-12
@@ -195,8 +195,7 @@ class OnnxTeacher:
         samples = len(next(iter(arrays.values())))
         fixed = self.session.get_inputs()[0].shape[:1]
         step = fixed[0] if fixed and isinstance(fixed[0], int) else samples
-        outputs = self.session.get_outputs()
-        output = [next((o for o in outputs if o.type == "tensor(float)"), outputs[0]).name]
+        output = [main_output(self.session).name]
         with _named(inputs, str(self.path)):
             parts = [
                 self.session.run(output, {k: v[i : i + step] for k, v in arrays.items()})[0]
