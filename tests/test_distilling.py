@@ -23,7 +23,7 @@ from edgecompress.distilling.distill import (
 from edgecompress.distilling.loop import Bench, learning_rate, sample_order
 from edgecompress.distilling.losses import distillation_loss, hard_loss, soft_loss
 from edgecompress.distilling.views import SoftTargets, task_views
-from edgecompress.errors import OutOfTimeError, TeacherError, TrainingError
+from edgecompress.errors import DataError, OutOfTimeError, TeacherError, TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
 from edgecompress.records import Evaluation, Metric
 from edgecompress.tasks.task import Split, Task
@@ -50,12 +50,26 @@ def _split(rows: int, seed: int, labelled: bool = True) -> Split:
     return Split({"x": x}, labels if labelled else None)
 
 
+def _hidden(split: Split, label: int) -> Split:
+    assert split.labels is not None
+    return replace(split, labels=np.where(np.arange(len(split)) < 10, label, split.labels))
+
+
 def _net(seed: int, width: int = 16, dropout: float = 0.0) -> nn.Module:
     torch.manual_seed(seed)
     return nn.Sequential(
         nn.Linear(4, width), nn.BatchNorm1d(width), nn.ReLU(), nn.Dropout(dropout),
         nn.Linear(width, CLASSES),
     )  # fmt: skip
+
+
+def _knowing() -> nn.Module:
+    """Return a teacher that tells the blobs apart, with statistics that training would move."""
+    linear = nn.Linear(4, CLASSES)
+    with torch.no_grad():
+        linear.weight.copy_(3 * torch.eye(CLASSES, 4))
+        linear.bias.zero_()
+    return nn.Sequential(linear, nn.BatchNorm1d(CLASSES))
 
 
 def _noise(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
@@ -128,6 +142,12 @@ def test_losses_are_finite_on_extreme_logits() -> None:
     assert bool(torch.isfinite(extreme.grad).all())
 
 
+@pytest.mark.parametrize("columns", [1, 5])
+def test_logits_of_different_shapes_are_refused(columns: int) -> None:
+    with pytest.raises(TrainingError, match=r"shape \(4, 3\), the teacher's \(4, \d\); expected"):
+        soft_loss(torch.zeros(4, 3), torch.zeros(4, columns), 2.0)
+
+
 def test_unlabelled_samples_carry_no_hard_loss() -> None:
     logits = torch.randn(4, 3)
     labels = torch.tensor([1, -1, 2, -1])
@@ -156,7 +176,7 @@ def test_an_epoch_shows_every_sample_once_in_an_order_of_its_own() -> None:
 
 
 def test_distillation_trains_both_arms_and_leaves_its_inputs_alone() -> None:
-    task, teacher, student = _task(), _net(7, 64), _net(1)
+    task, teacher, student = _task(), _knowing(), _net(1)
     before = weights_digest(teacher), weights_digest(student)
     teacher.train()
     result = distill(student, teacher, task, QUICK)
@@ -290,6 +310,16 @@ def test_soft_targets_belong_to_the_sample_and_its_view(tmp_path: Path) -> None:
     assert teacher.calls == 2
 
 
+def test_every_step_pairs_a_sample_with_the_teachers_word_on_that_view_of_it() -> None:
+    teacher = _knowing()[0]  # a student that is its teacher has nothing to learn, at any step
+    settings = QUICK.model_copy(update={"views": 2, "kd_weight": 1.0, "learning_rate": 1e-9})
+    task = _task(augment=_noise)
+    arm = train_arm(
+        DISTILLED, teacher, task, settings, Bench(), as_teacher(teacher, ("a", "b", "c"))
+    )
+    assert max(abs(point.loss) for point in arm.curve) < 1e-5
+
+
 def test_damaged_soft_targets_are_asked_for_again(tmp_path: Path) -> None:
     task, teacher = _task(), _Counting()
     views = task_views(task, count=0, seed=0, pool=False)
@@ -333,9 +363,25 @@ def test_a_teacher_that_is_not_finite_stops_before_any_step() -> None:
         distill(_net(1), Broken(), _task(), QUICK)
 
 
+@pytest.mark.parametrize(
+    ("teacher", "changes", "error", "words"),
+    [
+        (nn.Linear(4, 1), {"class_names": ()}, TeacherError, r"teacher: output shape \(64, 1\)"),
+        (_net(7), {"validation": _split(96, 0)}, DataError, "train and validation share 96"),
+        (_net(7), {"train": _hidden(_split(96, 0), -1)}, DataError, "label -1 of sample 0"),
+        (_net(7), {"train": _hidden(_split(96, 0), -100)}, DataError, "label -100 of sample 0"),
+    ],
+)
+def test_what_would_mislead_is_refused_before_training(
+    teacher: nn.Module, changes: dict[str, object], error: type[Exception], words: str
+) -> None:
+    with pytest.raises(error, match=words):
+        distill(_net(1), teacher, _task(**changes), QUICK)
+
+
 def test_a_pool_teaches_the_distilled_arm_alone() -> None:
     task = _task(unlabelled=_split(160, 5, labelled=False))
-    result = distill(_net(1), _net(7, 64), task, QUICK)
+    result = distill(_net(1), _knowing(), task, QUICK)
     plain = train_arm(CONTROL, _net(1), _task(), QUICK)
     control = next(arm for arm in result.arms if arm.name == CONTROL)
     assert weights_digest(control.module) != weights_digest(plain.module)  # more steps, same labels

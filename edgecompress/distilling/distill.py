@@ -30,9 +30,10 @@ from edgecompress.errors import TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
 from edgecompress.records import EpochPoint, Evaluation, Mode, SplitName
 from edgecompress.statistics import paired_drop
+from edgecompress.tasks.checks import check_task, check_teacher_outputs
 from edgecompress.tasks.metrics import evaluate
 from edgecompress.tasks.task import Arrays, Task
-from edgecompress.teachers.adapters import CheckedTeacher, as_teacher
+from edgecompress.teachers.adapters import CheckedTeacher, as_teacher, predict_logits
 
 DISTILLED, CONTROL = "distilled", "control"
 
@@ -72,9 +73,12 @@ def distill(
 
     `teacher` is whatever `as_teacher` takes: a torch module, an estimator, an ONNX file.
     Both arms start from the same weights and see the same number of samples in the same order,
-    augmented alike. The arguments are left as they were.
+    augmented alike. The arguments are left as they were. Data and teacher are checked first, as
+    `check_task` and `check_teacher_outputs` do.
     """
+    check_task(task)
     asked = as_teacher(teacher, task.class_names)
+    check_teacher_outputs(task, predict_logits(asked, task.validation.inputs))
     arms = tuple(
         train_arm(name, student, task, settings, bench, asked) for name in (DISTILLED, CONTROL)
     )
