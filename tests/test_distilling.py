@@ -310,6 +310,14 @@ def test_soft_targets_belong_to_the_sample_and_its_view(tmp_path: Path) -> None:
     assert teacher.calls == 2
 
 
+def test_kept_soft_targets_of_another_view_are_not_taken(tmp_path: Path) -> None:
+    teacher = _Counting()
+    for task in (_task(augment=_noise), _task(augment=lambda batch, generator: batch)):
+        views = task_views(task, count=1, seed=0, pool=False)
+        logits = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path).of(0)
+        torch.testing.assert_close(logits, views.view(0)["x"][:, :CLASSES] * 3)
+
+
 def test_every_step_pairs_a_sample_with_the_teachers_word_on_that_view_of_it() -> None:
     teacher = _knowing()[0]  # a student that is its teacher has nothing to learn, at any step
     settings = QUICK.model_copy(update={"views": 2, "kd_weight": 1.0, "learning_rate": 1e-9})

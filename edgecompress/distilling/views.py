@@ -100,8 +100,8 @@ def task_views(task: Task, count: int, seed: int, pool: bool) -> Views:
 class SoftTargets:
     """Hold the teacher's logits for each view: made once, kept in memory and in `folder`.
 
-    The folder must belong to one teacher, one data set and one seed; a file's name ends in the
-    digest of its content, which is checked when it is read.
+    The folder must belong to one teacher. A file's name holds the digest of the view that the
+    teacher saw, and that of its content, which is checked when it is read.
     """
 
     teacher: CheckedTeacher
@@ -114,10 +114,12 @@ class SoftTargets:
     def of(self, view: int) -> Tensor:
         """Return the logits (samples, classes), float32, of one view."""
         if view not in self._made:
-            logits = self._kept(view)
+            keeps = self.folder is not None and (self.views.augment is None or self.views.count > 0)
+            seen = content_digest(self.views.view(view)) if keeps else ""
+            logits = self._kept(seen)
             if logits is None:
                 logits = self._ask(view)
-                self._keep(view, logits)
+                self._keep(seen, logits)
             if self.views.count == 0 and self.views.augment is not None:
                 self._made.clear()  # a fresh view is never seen again
             self._made[view] = logits
@@ -133,21 +135,30 @@ class SoftTargets:
                 parts.append(self.teacher.logits(batch, first_sample=start).cpu())
         return torch.cat(parts)
 
-    def _kept(self, view: int) -> Tensor | None:
-        if self.folder is None:
+    def _kept(self, seen: str) -> Tensor | None:
+        if self.folder is None or not seen:
             return None
-        for path in self.folder.glob(f"view-{view}-*.safetensors"):
+        for path in self.folder.glob(f"{seen}-*.safetensors"):
             data = path.read_bytes()
             if path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
                 return load_tensors(data)["logits"]
         return None
 
-    def _keep(self, view: int, logits: Tensor) -> None:
-        if self.folder is None or (self.views.count == 0 and self.views.augment is not None):
+    def _keep(self, seen: str, logits: Tensor) -> None:
+        if self.folder is None or not seen:
             return
         data = tensors_to_bytes({"logits": logits.contiguous()})
         digest = hashlib.sha256(data).hexdigest()[:16]
-        write_atomic(self.folder / f"view-{view}-{digest}.safetensors", data)
+        write_atomic(self.folder / f"{seen}-{digest}.safetensors", data)
+
+
+def content_digest(inputs: Mapping[str, Tensor]) -> str:
+    """Return 16 digits that tell named tensors from others with other content."""
+    digest = hashlib.sha256()
+    for name, tensor in inputs.items():
+        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
+        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    return digest.hexdigest()[:16]
 
 
 def tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
