@@ -10,16 +10,19 @@ from dataclasses import replace
 from pathlib import Path
 
 import blobs
+import numpy as np
 import pytest
 import torch
 
 from edgecompress.errors import OutOfTimeError, TaskError
 from edgecompress.pipeline.compress import compress
-from edgecompress.pipeline.run import RunOptions
+from edgecompress.pipeline.run import RunOptions, open_run
+from edgecompress.pipeline.training import Network, TeacherInHand, prune_student
 from edgecompress.profiles import load_profile
-from edgecompress.recipe import Recipe, load_recipe
+from edgecompress.recipe import PruneSettings, Recipe, load_recipe
 from edgecompress.records import Report
 from edgecompress.store import file_digest
+from edgecompress.teachers.adapters import as_teacher
 
 HERE = Path(__file__).parent
 
@@ -144,6 +147,27 @@ def test_without_distill_the_teacher_itself_is_compressed(
     assert first.model.sha256 == report.teacher.model.sha256
 
 
+def test_pruned_batch_norm_is_measured_anew_on_samples_of_every_class(tmp_path: Path) -> None:
+    drawn = blobs.blobs(1600, 3)
+    assert drawn.labels is not None
+    in_order = drawn.take(np.argsort(drawn.labels, kind="stable"))  # as image folders are read
+    task = replace(blobs.task(), train=in_order)
+    torch.manual_seed(0)
+    student = Network("student", blobs.student().eval(), "as drawn")
+    recipe = Recipe(task="digits", prune=PruneSettings(pruning_ratio=0.5, round_to=2))
+    with open_run(recipe, tmp_path / "out", RunOptions(), task) as run:
+        pruned = prune_student(run, student, TeacherInHand(as_teacher(blobs.teacher(), ()), ""))
+    assert pruned is not None
+    norm = next(m for m in pruned.module.modules() if isinstance(m, torch.nn.BatchNorm2d))
+    seen: list[torch.Tensor] = []
+    norm.register_forward_pre_hook(lambda module, given: seen.append(given[0]))
+    with torch.no_grad():
+        pruned.module(torch.from_numpy(in_order.inputs["image"]))
+    mean, spread = seen[0].mean((0, 2, 3)), seen[0].std((0, 2, 3))
+    assert float(((norm.running_mean - mean) / spread).abs().max()) < 0.02
+    torch.testing.assert_close(norm.running_var.sqrt(), spread, rtol=0.02, atol=0)
+
+
 def test_an_estimator_may_teach(tmp_path: Path) -> None:
     from sklearn.ensemble import RandomForestClassifier
 
@@ -189,7 +213,8 @@ torch.set_num_threads(1)
 from edgecompress.distilling import loop
 loop.CHECKPOINT_SECONDS = 0.0
 from edgecompress.pipeline.compress import compress
-from edgecompress.pipeline.run import RunOptions
+from edgecompress.pipeline.run import RunOptions, open_run
+from edgecompress.pipeline.training import Network, TeacherInHand, prune_student
 from edgecompress.profiles import load_profile
 from edgecompress.recipe import load_recipe
 

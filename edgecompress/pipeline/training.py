@@ -32,6 +32,7 @@ from edgecompress.recipe import DistillSettings, TrainSettings
 from edgecompress.records import Arm, Artifact, Mode, PruningOutcome, TrainedNetwork
 from edgecompress.store import CHECKPOINT, StageCode, artifact, digest_of
 from edgecompress.tasks.checks import check_network, check_teacher_outputs
+from edgecompress.tasks.task import Split
 from edgecompress.teachers.adapters import CheckedTeacher, as_teacher, predict_logits
 from edgecompress.teachers.weights import load_weights_
 
@@ -124,12 +125,17 @@ def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network
     if run.recipe.prune is None:
         return None
     settings = run.recipe.prune
-    key = {"network": student.digest, "settings": settings.model_dump(), "seed": run.recipe.seed}
+    key = {
+        "network": student.digest,
+        "settings": settings.model_dump(),
+        "task": run.fingerprint,
+        "seed": run.recipe.seed,
+    }
 
     def make(folder: Path) -> PruningOutcome:
         inputs = tensors(run.task.example_inputs(2))
         pruned = prune(student.module, inputs, settings, _loss_batches(run), run.recipe.seed)
-        reestimate_batchnorm_(pruned.module, _first_batches(run))
+        reestimate_batchnorm_(pruned.module, (tensors(b.inputs) for b in _batches(run)))
         plan, weights = folder / "plan.json", folder / "weights.safetensors"
         pruned.plan.save(plan)
         save_weights(pruned.module, weights)
@@ -238,19 +244,24 @@ def _carrying_on(network: Network, training: TrainedNetwork) -> Network:
 
 def _loss_batches(run: Run) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Yield the hard loss on a few training batches, for importance by gradients."""
-    labels = torch.as_tensor(np.asarray(run.task.train.labels), dtype=torch.int64)
-    for index, inputs in enumerate(_first_batches(run)):
-        yield partial(_batch_loss, inputs, labels[index * BATCH : (index + 1) * BATCH])
+    for batch in _batches(run):
+        labels = torch.as_tensor(np.asarray(batch.labels), dtype=torch.int64)
+        yield partial(_batch_loss, tensors(batch.inputs), labels)
 
 
 def _batch_loss(inputs: dict[str, Tensor], labels: Tensor, module: nn.Module) -> Tensor:
     return hard_loss(logits_of(module(*inputs.values())), labels)
 
 
-def _first_batches(run: Run) -> Iterator[dict[str, Tensor]]:
-    whole = tensors(run.task.train.take(slice(0, BATCHES * BATCH)).inputs)
-    for start in range(0, len(next(iter(whole.values()))), BATCH):
-        yield {name: tensor[start : start + BATCH] for name, tensor in whole.items()}
+def _batches(run: Run) -> Iterator[Split]:
+    """Yield a few training batches of about one size, none of a single sample.
+
+    Drawn with the recipe's seed: files are often sorted by class, and the first samples of one.
+    """
+    rows = np.random.default_rng(run.recipe.seed).permutation(len(run.task.train))
+    rows = rows[: BATCHES * BATCH]
+    for part in np.array_split(rows, -(-len(rows) // BATCH)):
+        yield run.task.train.take(part)
 
 
 def _parameters(module: nn.Module) -> int:
