@@ -282,6 +282,12 @@ def test_a_size_in_forward_is_found_and_its_module_named():
     assert refused(Wrapped(), asked(), inputs=one).startswith("'body' (Fixed) inside Wrapped no")
 
 
+def test_a_cut_that_reaches_an_output_is_caught_whatever_protects_it(monkeypatch):
+    monkeypatch.setattr("edgecompress.pruning.prune._protected", lambda graph, outputs: set())
+    message = refused(residual(), asked())
+    assert message.startswith("pruning changed the output shapes of ResidualNet from [(2, 10)] to")
+
+
 def test_layers_that_rounding_leaves_whole_are_named():
     message = refused(residual(), asked(round_to=64))
     assert "rounded to multiples of round_to = 64, every layer keeps all its channels: " in message
@@ -451,6 +457,7 @@ def test_a_missing_plan_file_is_refused(tmp_path):
 
 def test_statistics_are_those_of_the_batches():
     norm = nn.BatchNorm1d(3)
+    norm(torch.randn(50, 3))  # what was counted before must not weigh in
     batches = [torch.randn(50, 3) * 2 + 5, torch.randn(50, 3) * 2 + 7]
     reestimate_batchnorm_(norm, ((batch,) for batch in batches))
     mean = torch.stack([b.mean(0) for b in batches]).mean(0)

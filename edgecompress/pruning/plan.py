@@ -24,6 +24,7 @@ from edgecompress.pruning.graph import (
     trace,
 )
 from edgecompress.settings import Settings
+from edgecompress.store import write_atomic
 
 Count = Annotated[int, Field(ge=1, strict=True)]
 Channel = Annotated[int, Field(ge=0, strict=True)]
@@ -47,8 +48,8 @@ class PruningPlan(Settings):
     cuts: tuple[Cut, ...]
 
     def save(self, path: Path) -> None:
-        """Write the plan as JSON text."""
-        path.write_text(self.model_dump_json() + "\n", encoding="utf-8")
+        """Write the plan as JSON text, atomically."""
+        write_atomic(path, f"{self.model_dump_json()}\n".encode())
 
     @classmethod
     def load(cls, path: Path) -> PruningPlan:
