@@ -33,7 +33,13 @@ SCHEMA_VERSION = 1
 _ORT_LEVEL = "extended"
 _ORT_SECONDS = 300
 _CONVERTER = """
-import runpy, sys
+import ctypes, os, runpy, sys
+# The converter orders its tables by address: only at fixed addresses do equal models give equal
+# files. Linux fixes them for the programs that a process starts, so it starts itself once more.
+if sys.platform == "linux" and "EDGECOMPRESS_FIXED_ADDRESSES" not in os.environ:
+    os.environ["EDGECOMPRESS_FIXED_ADDRESSES"] = "1"
+    ctypes.CDLL(None).personality(0x0040000)  # ADDR_NO_RANDOMIZE; where refused, it goes on
+    os.execv(sys.executable, sys.orig_argv)
 sys.modules["torch"] = None  # the tools would import it, slowly, for nothing
 runpy.run_module("onnxruntime.tools.convert_onnx_models_to_ort", run_name="__main__")
 """

@@ -12,7 +12,6 @@ from edgecompress.report.markdown import render_markdown
 from edgecompress.report.record import RECORD_FILE, record_bytes, save_record
 from edgecompress.store import write_atomic
 
-
 FILES = (RECORD_FILE, "report.json", "report.md", "report.html")
 
 
