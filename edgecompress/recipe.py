@@ -107,8 +107,9 @@ class QuantizeSettings(Settings):
         default=("static", "dynamic"), min_length=1, description="Kinds of int8 models to make."
     )
     per_channel: bool = Field(default=True, description="One scale for each output channel.")
-    reduce_range: bool = Field(
-        default=False, description="Use 7 bits for weights: safe on x86 without VNNI."
+    reduce_range: Literal["auto", True, False] = Field(
+        default="auto",
+        description="Use 7 bits for weights; auto: where 8 bits saturate (x86 without VNNI).",
     )
     calibration: Literal["minmax", "entropy", "percentile"] = Field(
         default="minmax", description="How the ranges of activations are found."

@@ -3,18 +3,23 @@
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Literal
 
 import blobs
 import numpy as np
+import onnx
 import pytest
 import torch
 from torch import Tensor, nn
 
 from edgecompress.errors import DataError, EdgecompressError, TaskError, TeacherError
+from edgecompress.measuring.host import describe_host
+from edgecompress.pipeline.candidates import export_network, int8_notes, quantize_candidate
 from edgecompress.pipeline.compress import compress
-from edgecompress.pipeline.run import RunOptions
+from edgecompress.pipeline.run import RunOptions, open_run
+from edgecompress.pipeline.training import Network
 from edgecompress.profiles import load_profile
-from edgecompress.recipe import DistillSettings, Recipe
+from edgecompress.recipe import DistillSettings, QuantizeSettings, Recipe
 from edgecompress.students.image import ResidualNet
 from edgecompress.tasks.task import Split, Task
 
@@ -107,6 +112,43 @@ def test_what_would_mislead_trains_nothing(
         compress(RECIPE, load_profile("cpu-1core"), tmp_path / "out", RunOptions(), task(**changes))
     assert "\n" not in str(caught.value)
     assert not list(tmp_path.rglob("*.safetensors"))
+
+
+@pytest.mark.parametrize(
+    ("asked", "isa", "most", "note"),
+    [
+        ("auto", ("avx2",), 64, "int8 weights use 7 bits: the device is an x86 without VNNI"),
+        ("auto", ("avx2", "avx-vnni"), 127, None),
+        (False, ("avx2",), 127, "int8 models may score lower here than on the device"),
+        (True, ("neon",), 64, None),
+    ],
+)
+def test_weights_keep_to_seven_bits_where_eight_saturate(
+    asked: Literal["auto", True, False],
+    isa: tuple[str, ...],
+    most: int,
+    note: str | None,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = replace(describe_host(), isa=isa)
+    monkeypatch.setattr("edgecompress.pipeline.candidates.describe_host", lambda: here)
+    settings = QuantizeSettings(schemes=("static",), reduce_range=asked, calibration_samples=64)
+    recipe = RECIPE.model_copy(update={"quantize": settings})
+    profile = load_profile("cpu-1core")
+    torch.manual_seed(0)
+    with open_run(recipe, tmp_path, RunOptions(), task()) as run:
+        student = Network("student", blobs.student().eval(), "as drawn")
+        whole = export_network(run, student, "student-fp32")
+        (int8,) = quantize_candidate(run, profile, whole)
+        notes = int8_notes(run, profile)
+    weights = [
+        onnx.numpy_helper.to_array(tensor)
+        for tensor in onnx.load(int8.model.path).graph.initializer
+        if tensor.data_type == onnx.TensorProto.INT8 and len(tensor.dims) > 1
+    ]
+    assert max(int(np.abs(w).max()) for w in weights) == most
+    assert [n.startswith(note or "") for n in notes] == [True] * (note is not None)
 
 
 def test_one_nan_of_the_teacher_reaches_no_student(tmp_path: Path) -> None:

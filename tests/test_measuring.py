@@ -273,6 +273,21 @@ def test_describe_host() -> None:
     assert "\n" not in found.fingerprint
 
 
+@pytest.mark.parametrize(
+    ("isa", "saturates"),
+    [
+        (("sse4.1", "avx2", "fma"), True),
+        (("avx2", "avx512"), True),
+        (("avx2", "avx-vnni"), False),
+        (("avx512", "avx512-vnni"), False),
+        (("neon", "dotprod"), False),
+        ((), False),
+    ],
+)
+def test_int8_saturates_on_x86_without_vnni(isa: tuple[str, ...], saturates: bool) -> None:
+    assert host.saturates_int8(isa) is saturates
+
+
 def test_limits_are_said_in_words() -> None:
     bare = host.Host("cpu", (0,), (), "Other", "powersave", 0.5, False, False, False, "1.0")
     assert bare.limits == (

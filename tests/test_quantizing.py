@@ -13,6 +13,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgecompress.errors import DataError, ModelError
 from edgecompress.exporting.parity import INT8, check_parity
 from edgecompress.graphs import labels_of, tidy
+from edgecompress.quantizing import schemes
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import QuantizeSettings
 from edgecompress.records import OnnxModel
@@ -203,6 +204,23 @@ def test_reduced_range_uses_seven_bits(model: OnnxModel, tmp_path: Path) -> None
         if t.data_type == TensorProto.INT8 and len(t.dims) > 1
     ]
     assert max(int(np.abs(w).max()) for w in weights) <= 64
+
+
+@pytest.mark.parametrize("tool", ["quant_pre_process", "quantize_static", "quantize_dynamic"])
+@pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
+def test_a_full_disk_is_not_taken_for_a_model_without_gain(
+    tool: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    def fail(*_: object, **__: object) -> None:
+        raise error
+
+    nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
+    mlp = save(tmp_path / "m.onnx", nodes, [128], w=np.ones((128, 10)))
+    monkeypatch.setattr(schemes, tool, fail)
+    x = np.random.default_rng(0).random((64, 128), dtype=np.float32)
+    with pytest.raises(type(error)):
+        quantize(mlp, {"x": x}, tmp_path / "out")
+    assert list((tmp_path / "out").glob(".*")) == []
 
 
 def constant(data: NDArray[np.float32]) -> NDArray[np.float32]:

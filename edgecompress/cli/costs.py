@@ -9,6 +9,7 @@ from pathlib import Path
 from edgecompress.cli.models import OpenModel
 from edgecompress.cli.show import table
 from edgecompress.exporting.parity import INT8, check_parity
+from edgecompress.measuring.host import describe_host, saturates_int8
 from edgecompress.measuring.latency import measure
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import MeasureSettings, QuantizeSettings
@@ -37,6 +38,9 @@ def quantized(
 
     `samples` serve twice: to calibrate, and to compare each int8 model with the float one.
     """
+    if settings.reduce_range == "auto":  # no profile tells more than that this machine measures
+        seven = saturates_int8(describe_host().isa)
+        settings = settings.model_copy(update={"reduce_range": seven})
     made = quantize(source.facts.model, samples, out, settings)
     probe = {name: array[:PARITY_SAMPLES] for name, array in samples.items()}
     reference = run(source.facts.model, probe)

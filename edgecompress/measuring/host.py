@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
@@ -91,6 +91,16 @@ def describe_host() -> Host:
         resets_peak_memory=os.access("/proc/self/clear_refs", os.W_OK),
         onnxruntime=version("onnxruntime"),
     )
+
+
+def saturates_int8(isa: Sequence[str]) -> bool:
+    """Return whether products of unsigned and signed 8 bits saturate at 16 bits with `isa`.
+
+    So they do on x86 without VNNI, where two of them are added in 16 bits (`vpmaddubsw`); with
+    7-bit weights they fit. Arm widens first.
+    """
+    x86 = {"sse4.1", "avx", "avx2", "avx512"} & set(isa)
+    return bool(x86) and not {"avx512-vnni", "avx-vnni", "amx-int8"} & set(isa)
 
 
 def usable_cores() -> tuple[int, ...]:

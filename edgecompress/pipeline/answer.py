@@ -12,6 +12,7 @@ from edgecompress.measuring.host import describe_host
 from edgecompress.pipeline.candidates import (
     TEST,
     export_network,
+    int8_notes,
     measured,
     scored,
     teacher_score,
@@ -116,7 +117,7 @@ def prove(
         test_reads=run.store.finished(TEST.name),
         environment=_environment(),
         settings=run.recipe.model_dump(mode="json"),
-        notes=(choice.reason, *run.notes),
+        notes=(choice.reason, *int8_notes(run, profile), *run.notes),
         folder=run.store.folder.absolute(),
     )
 

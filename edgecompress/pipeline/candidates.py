@@ -12,13 +12,14 @@ from numpy.typing import NDArray
 from edgecompress.distilling.distill import forward
 from edgecompress.exporting.onnx import export
 from edgecompress.exporting.parity import FLOAT, INT8, Tolerance, check_parity
-from edgecompress.measuring.host import describe_host
+from edgecompress.measuring.host import describe_host, saturates_int8
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
 from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.training import Network, TeacherInHand
 from edgecompress.profiles import Profile
 from edgecompress.quantizing.schemes import QuantizedModel, quantize
+from edgecompress.recipe import QuantizeSettings
 from edgecompress.records import Candidate, Evaluation, Measurement, OnnxModel, Parity, SplitName
 from edgecompress.runtime import admit, onnx_model
 from edgecompress.runtime import run as run_model
@@ -78,11 +79,11 @@ def teacher_candidate(run: Run, teacher: TeacherInHand) -> Candidate | None:
     return None
 
 
-def quantize_candidate(run: Run, candidate: Candidate) -> tuple[Candidate, ...]:
+def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tuple[Candidate, ...]:
     """Return the int8 candidates made from a float one; none without a `[quantize]` section."""
-    settings = run.recipe.quantize
-    if settings is None or candidate.dropped is not None:
+    if run.recipe.quantize is None or candidate.dropped is not None:
         return ()
+    settings = _for_device(run.recipe.quantize, profile)
     rows = _calibration_rows(run, settings.calibration_samples)
     key = {
         "model": candidate.model.sha256,
@@ -107,6 +108,30 @@ def quantize_candidate(run: Run, candidate: Candidate) -> tuple[Candidate, ...]:
         for m in made
         if m.model is not None
     )
+
+
+def int8_notes(run: Run, profile: Profile) -> tuple[str, ...]:
+    """Say where the 8-bit products of this machine or the device would saturate."""
+    if run.recipe.quantize is None:
+        return ()
+    seven = _for_device(run.recipe.quantize, profile).reduce_range
+    saturates = "an x86 without VNNI, where sums of 8-bit products saturate"
+    if run.recipe.quantize.reduce_range == "auto" and seven:
+        return (f"int8 weights use 7 bits: the device is {saturates}",)
+    if not seven and saturates_int8(describe_host().isa):
+        return (
+            f"int8 models may score lower here than on the device: this machine is {saturates}; "
+            "quantize.reduce_range = true is safe on both",
+        )
+    return ()
+
+
+def _for_device(settings: QuantizeSettings, profile: Profile) -> QuantizeSettings:
+    """Return the settings with `reduce_range = "auto"` settled by the device's instructions."""
+    if settings.reduce_range != "auto":
+        return settings
+    isa = describe_host().isa if profile.device.host else profile.device.isa
+    return settings.model_copy(update={"reduce_range": saturates_int8(isa)})
 
 
 def teacher_score(run: Run, teacher: TeacherInHand, split: SplitName) -> Evaluation:

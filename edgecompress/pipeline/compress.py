@@ -39,7 +39,7 @@ def compress(
         networks = tuple(network for network in (student, pruned) if network is not None)
 
         floats = tuple(export_network(run, n, f"{n.label}-fp32") for n in networks)
-        int8 = tuple(small for whole in floats for small in quantize_candidate(run, whole))
+        int8 = tuple(small for whole in floats for small in quantize_candidate(run, profile, whole))
         candidates = tuple(scored(run, one, "validation") for one in (*floats, *int8))
         reference = teacher_candidate(run, teacher)
 

@@ -79,6 +79,7 @@ def quantize(
 
     `calibration` holds training inputs, named as the model's; `calibration_samples` of them,
     evenly spaced, are used. Takes any float ONNX file and keeps its free dimensions and labels.
+    `reduce_range = "auto"` is settled by the caller, who knows the device; here it is 8 bits.
     Raise DataError for calibration data that cannot show the activations' ranges, ModelError for
     a model that is already quantized.
     """
@@ -119,6 +120,8 @@ def _prepare(path: Path, scratch: Path) -> Path:
     try:
         with _quiet():
             quant_pre_process(path, optimised, skip_symbolic_shape=True)
+    except (OSError, MemoryError):  # the machine's fault, and another time it may work
+        raise
     except Exception as error:  # the quantizer raises bare exceptions of many kinds
         raise ModelError(f"{path}: cannot be prepared for int8: {_one_line(error)}") from error
     model = tidy(onnx.load(optimised))
@@ -151,13 +154,15 @@ def _static(prepared: Path, calibration: Arrays, settings: QuantizeSettings) -> 
             quant_format=QuantFormat.QDQ,
             op_types_to_quantize=list(_STATIC_OPERATORS),
             per_channel=settings.per_channel,
-            reduce_range=settings.reduce_range,
+            reduce_range=settings.reduce_range is True,
             activation_type=QuantType.QUInt8,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=_small_products(source),
             calibrate_method=_METHODS[settings.calibration],
             extra_options={"CalibStridedMinMax": 1},  # one batch at a time: bounded memory
         )
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
         raise _NothingToDoError(f"ONNX Runtime's quantizer failed: {_one_line(error)}") from error
     return onnx.load(result)
@@ -174,10 +179,12 @@ def _dynamic(prepared: Path, settings: QuantizeSettings) -> ModelProto:
             result,
             op_types_to_quantize=list(_DYNAMIC_OPERATORS),
             per_channel=settings.per_channel,
-            reduce_range=settings.reduce_range,
+            reduce_range=settings.reduce_range is True,
             weight_type=QuantType.QInt8,
             nodes_to_exclude=_small_products(source),
         )
+    except (OSError, MemoryError):
+        raise
     except Exception as error:
         raise _NothingToDoError(f"ONNX Runtime's quantizer failed: {_one_line(error)}") from error
     return onnx.load(result)
