@@ -90,23 +90,20 @@ def dimensions(value: Any) -> list[int | None]:
 
 
 def describe(value: Any, memory_bytes: int) -> dict[str, Any]:
-    """Return name, dtype and shape of a graph's input or output, and refuse absurd shapes."""
+    """Return name, dtype and shape of a declared tensor, and refuse absurd shapes."""
     if value.type.WhichOneof("value") != "tensor_type":
         return {"name": value.name, "dtype": value.type.WhichOneof("value") or "?", "shape": []}
     kind = value.type.tensor_type.elem_type
     try:
-        dtype = (
-            "str"
-            if kind == onnx.TensorProto.STRING
-            else str(onnx.helper.tensor_dtype_to_np_dtype(kind))
-        )
+        numpy_type = onnx.helper.tensor_dtype_to_np_dtype(kind)
     except KeyError:
         raise RefusedError(f"{value.name[:NAMED]!r} has unknown element type {kind}") from None
+    dtype = "str" if kind == onnx.TensorProto.STRING else str(numpy_type)
     shape = dimensions(value)
     known = [d for d in shape if d is not None]
     if any(d < 0 for d in known):
         raise RefusedError(f"{value.name[:NAMED]!r} declares a negative dimension: {shape}")
-    if prod(known) > memory_bytes:
+    if prod(known) * numpy_type.itemsize > memory_bytes:
         raise RefusedError(f"{value.name[:NAMED]!r} declares {shape}, beyond the memory limit")
     return {"name": value.name, "dtype": dtype, "shape": shape}
 
@@ -119,6 +116,8 @@ def inspect(path: Path, memory_bytes: int) -> dict[str, Any]:
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             check_external(tensor, path.parent)
     graph = model.graph
+    if not graph.output:
+        raise RefusedError("it has no outputs")
     weights = {t.name for t in graph.initializer}
     facts = {
         "inputs": [describe(v, memory_bytes) for v in graph.input if v.name not in weights],
@@ -127,6 +126,8 @@ def inspect(path: Path, memory_bytes: int) -> dict[str, Any]:
         "parameters": sum(prod(t.dims) for t in graph.initializer),
         "operators": Counter(m.op_type for m in messages(model) if isinstance(m, onnx.NodeProto)),
     }
+    for declared in (m for m in messages(model) if isinstance(m, onnx.ValueInfoProto)):
+        describe(declared, memory_bytes)
     onnx.checker.check_model(str(path), full_check=True)
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1

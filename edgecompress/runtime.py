@@ -22,6 +22,7 @@ from numpy.typing import NDArray
 
 from edgecompress.errors import DataError, ModelError, UsageError
 from edgecompress.records import OnnxModel
+from edgecompress.settings import near_file
 from edgecompress.store import artifact
 
 Arrays = Mapping[str, NDArray[Any]]
@@ -69,8 +70,10 @@ class ModelFacts:
 def onnx_model(path: Path) -> OnnxModel:
     """Return the ONNX file at `path` with its digest and size; raise ModelError if it is none."""
     path = path.absolute()
+    if path.is_dir():
+        raise ModelError(f"{path}: is a folder, expected an ONNX file; give the file inside it")
     if not path.is_file():
-        raise ModelError(f"{path}: no such file")
+        raise ModelError(f"{path}: no such file{near_file(path)}")
     try:
         return artifact(path, OnnxModel)
     except OSError as error:
@@ -153,11 +156,13 @@ def make_inputs(
     """Return one array an input: from `inputs_file` (npz), else made up, the same every time.
 
     Made-up inputs take their shape from `shapes` or the model, where a free dimension is 1;
-    integers are 0 (a valid index everywhere), floats normal with a fixed seed.
+    integers are 0 (a valid index everywhere), texts empty, floats normal with a fixed seed.
     """
     shapes = shapes or {}
     given = read_npz(inputs_file, "--inputs") if inputs_file else {}
     names = {tensor.name for tensor in facts.inputs}
+    if twice := sorted(shapes.keys() & given.keys()):
+        raise UsageError(f"--shape and --inputs both give {twice[0]!r}; give it once")
     for option, values in (("--shape", shapes), (f"--inputs {inputs_file}", given)):
         if unknown := sorted(set(values) - names):
             raise UsageError(
@@ -186,8 +191,9 @@ def check_array(array: NDArray[Any], tensor: TensorFacts, option: str) -> NDArra
     fits = len(array.shape) == len(tensor.shape) and all(
         want in (None, have) for want, have in zip(tensor.shape, array.shape, strict=True)
     )
-    if str(array.dtype) != tensor.dtype or not fits:
-        have = TensorFacts(tensor.name, str(array.dtype), array.shape)
+    dtype = "str" if array.dtype.kind == "U" else str(array.dtype)
+    if dtype != tensor.dtype or not fits:
+        have = TensorFacts(tensor.name, dtype, array.shape)
         raise DataError(f"{option}: got {have}; the model expects {tensor}")
     return array
 
@@ -244,9 +250,13 @@ def _made_up(
         raise UsageError(
             f"{tensor}: cannot make up such an input; give --inputs FILE.npz"
         ) from error
-    if dtype.kind == "f":
-        return check_array(generator.standard_normal(shape).astype(dtype), tensor, "--shape")
-    return check_array(np.zeros(shape, dtype), tensor, "--shape")
+    try:
+        real = dtype.kind == "f"
+        array = generator.standard_normal(shape) if real else np.zeros(shape, dtype)
+    except ValueError as error:  # more bytes than an address has
+        asked = "x".join(map(str, shape))
+        raise UsageError(f"--shape {tensor.name}:{asked}: too large; give a smaller one") from error
+    return check_array(array.astype(dtype) if real else array, tensor, "--shape")
 
 
 def _one_line(error: object) -> str:

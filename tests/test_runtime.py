@@ -114,6 +114,22 @@ def test_given_inputs_are_checked(mlp: Path, tmp_path: Path) -> None:
         make_inputs(facts, None, bad)
 
 
+def test_an_input_is_given_once(mlp: Path, tmp_path: Path) -> None:
+    np.savez(tmp_path / "x.npz", x=np.zeros((2, 8), np.float32))
+    with pytest.raises(UsageError, match="--shape and --inputs both give 'x'; give it once"):
+        make_inputs(admit(mlp), {"x": (2, 8)}, tmp_path / "x.npz")
+
+
+def test_texts_are_made_up_empty_and_taken_from_a_file(tmp_path: Path) -> None:
+    node = helper.make_node("Identity", ["x"], ["y"])
+    ends = [value("x", "n", kind=TensorProto.STRING)], [value("y", "n", kind=TensorProto.STRING)]
+    facts = admit(save(helper.make_graph([node], "g", *ends), tmp_path / "text.onnx"))
+    assert make_inputs(facts)["x"].tolist() == [""]
+    np.savez(tmp_path / "text.npz", x=np.array(["one", "two"]))
+    given = make_inputs(facts, None, tmp_path / "text.npz")
+    assert run(facts.model, given).tolist() == ["one", "two"]
+
+
 @pytest.mark.parametrize("content", [b"", b"hello", b"PK\x03\x04broken"])
 def test_unreadable_npz(mlp: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.npz").write_bytes(content)
@@ -133,6 +149,7 @@ def test_npz_with_pickled_objects_runs_no_code(mlp: Path, tmp_path: Path) -> Non
         ({"z": (1, 8)}, "--shape: the model has no input 'z'"),
         ({"x": (1, 9)}, "--shape: got x: float32 1x9; the model expects x: float32 "),
         ({"x": (8,)}, "--shape: got x: float32 8; the model expects x: float32 "),
+        ({"x": (2**62, 8)}, f"--shape x:{2**62}x8: too large; give a smaller one"),
     ],
 )
 def test_wrong_shapes(mlp: Path, shapes: dict[str, tuple[int, ...]], message: str) -> None:
@@ -169,7 +186,11 @@ def test_truncated_file_is_refused(mlp: Path) -> None:
 
 @pytest.mark.parametrize(
     ("shape", "message"),
-    [((-1, 8), "declares a negative dimension"), ((10**6, 10**6), "beyond the memory limit")],
+    [
+        ((-1, 8), "declares a negative dimension"),
+        ((10**6, 10**6), "beyond the memory limit"),
+        ((1, 9 * 10**8), "beyond the memory limit"),  # of bytes, that is, not of elements
+    ],
 )
 def test_absurd_dimensions_are_refused(
     tmp_path: Path, shape: tuple[int, ...], message: str
@@ -178,6 +199,21 @@ def test_absurd_dimensions_are_refused(
     graph = helper.make_graph([node], "g", [value("x", *shape)], [value("y", *shape)])
     with pytest.raises(ModelError, match=f"'x' .*{message}|'x' {message}"):
         admit(save(graph, tmp_path / "dims.onnx"))
+
+
+def test_absurd_dimensions_inside_the_graph_are_refused(tmp_path: Path) -> None:
+    nodes = [helper.make_node("Relu", ["x"], ["h"]), helper.make_node("Relu", ["h"], ["y"])]
+    ends = [value("x", "n", 8)], [value("y", "n", 8)]
+    graph = helper.make_graph(nodes, "g", *ends, value_info=[value("h", -3, 8)])
+    with pytest.raises(ModelError, match="'h' declares a negative dimension"):
+        admit(save(graph, tmp_path / "inside.onnx"))
+
+
+def test_a_model_without_outputs_is_refused(tmp_path: Path) -> None:
+    node = helper.make_node("Relu", ["x"], ["y"])
+    graph = helper.make_graph([node], "g", [value("x", "n", 8)], [])
+    with pytest.raises(ModelError, match="it has no outputs"):
+        admit(save(graph, tmp_path / "mute.onnx"))
 
 
 def test_checker_and_runtime_both_have_a_say(tmp_path: Path) -> None:

@@ -58,6 +58,8 @@ def inputs_for(facts: ModelFacts, samples: Samples) -> dict[str, NDArray[Any]]:
             raise DataError(f"{samples.where}: array {tensor.name!r} holds no samples")
         check_array(array[: tensor.shape[0] if tensor.shape else None], tensor, samples.where)
         chosen[tensor.name] = array
+    if not chosen:
+        raise DataError(f"{facts.model.path}: takes no inputs, so no samples can score it")
     counts = {len(array) for array in chosen.values()}
     if len(counts) != 1:
         sizes = ", ".join(f"{name} {len(array)}" for name, array in chosen.items())

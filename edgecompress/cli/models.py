@@ -31,9 +31,10 @@ def open_models(
     Files of one name are told apart by their whole path.
     """
     sizes = dict(map(parse_shape, shapes))
+    paths = list(dict.fromkeys(paths))
     names = Counter(path.stem for path in paths)
     opened: list[OpenModel] = []
-    for path in dict.fromkeys(paths):
+    for path in paths:
         facts = admit(path)
         arrays = make_inputs(facts, _batched(facts, batch) | sizes, inputs)
         label = path.stem if names[path.stem] == 1 else str(path)
