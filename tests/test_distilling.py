@@ -16,12 +16,12 @@ from edgecompress.distilling.distill import (
     CONTROL,
     DISTILLED,
     distill,
-    fastest_mode,
     pick_arm,
     train_arm,
 )
 from edgecompress.distilling.loop import Bench, learning_rate, sample_order
 from edgecompress.distilling.losses import distillation_loss, hard_loss, soft_loss
+from edgecompress.distilling.modes import fastest_mode
 from edgecompress.distilling.views import SoftTargets, task_views
 from edgecompress.errors import DataError, OutOfTimeError, TeacherError, TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings

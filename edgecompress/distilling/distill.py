@@ -3,32 +3,25 @@
 from __future__ import annotations
 
 import copy
-import time
 from collections.abc import Mapping
-from dataclasses import dataclass, replace
-from functools import partial
-from typing import Literal
+from dataclasses import dataclass
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
-from torch.nn import functional as F
 
 from edgecompress.distilling.loop import (
     Bench,
     Lesson,
-    autocast,
     computing,
     logits_of,
-    make_optimizer,
-    placed,
     train_,
 )
 from edgecompress.distilling.views import SoftTargets, task_views, tensors
 from edgecompress.errors import TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
-from edgecompress.records import EpochPoint, Evaluation, Mode, SplitName
+from edgecompress.records import EpochPoint, Evaluation, SplitName
 from edgecompress.statistics import paired_drop
 from edgecompress.tasks.checks import check_task, check_teacher_outputs
 from edgecompress.tasks.metrics import evaluate
@@ -174,59 +167,3 @@ def _labels(labels: NDArray[np.generic] | None) -> NDArray[np.generic]:
     if labels is None:
         raise TrainingError("task: a split to score on has no labels; expected one per sample")
     return labels
-
-
-def fastest_mode(network: nn.Module, task: Task, settings: TrainSettings, steps: int = 4) -> Mode:
-    """Time a few training steps in each mode that this machine has and return the fastest one.
-
-    bfloat16 is tried only where the processor has instructions for it, channels-last only for
-    images; then one thread against all, for small networks lose more by sharing out than they
-    gain. The answer depends on the machine: a run records it, and a resumed run keeps it.
-    """
-    images = any(array.ndim == 4 for array in task.train.inputs.values())
-    layouts = (False, True) if images else (False,)
-    seconds = partial(_seconds, network, task, settings, steps)
-    every = torch.get_num_threads()
-    modes = [Mode(p, at, every) for p in _precisions(settings.precision) for at in layouts]
-    best = min(modes, key=seconds)
-    return min((best, replace(best, threads=1)), key=seconds) if every > 1 else best
-
-
-def _precisions(wanted: Literal["auto", "fp32", "bf16"]) -> tuple[Literal["fp32", "bf16"], ...]:
-    if wanted != "auto":
-        return (wanted,)
-    return ("fp32", "bf16") if _has_bf16() else ("fp32",)
-
-
-def _has_bf16() -> bool:
-    return torch.cuda.is_available() or torch.cpu._is_avx512_bf16_supported()
-
-
-def _seconds(
-    network: nn.Module, task: Task, settings: TrainSettings, steps: int, mode: Mode
-) -> float:
-    """Return the seconds of the fastest of a few training steps in one mode."""
-    with computing(mode):
-        return _fastest_step(network, task, settings, steps, mode)
-
-
-def _fastest_step(
-    network: nn.Module, task: Task, settings: TrainSettings, steps: int, mode: Mode
-) -> float:
-    module = copy.deepcopy(network).train()
-    if mode.channels_last:
-        module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-    rows = slice(0, settings.batch_size)
-    device = torch.device("cpu")
-    inputs = [placed(t, mode, device) for t in tensors(task.train.take(rows).inputs).values()]
-    labels = torch.as_tensor(np.asarray(_labels(task.train.labels))[rows], dtype=torch.int64)
-    optimizer = make_optimizer(module, settings.model_copy(update={"learning_rate": 1e-6}))
-    best = float("inf")
-    for _ in range(steps):
-        started = time.perf_counter()
-        with autocast(mode, device):
-            logits = logits_of(module(*inputs))
-        F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
-        optimizer.step()
-        best = min(best, time.perf_counter() - started)
-    return best

@@ -16,13 +16,13 @@ from edgecompress.distilling.checkpoint import save_weights, weights_digest
 from edgecompress.distilling.distill import (
     CONTROL,
     DISTILLED,
-    fastest_mode,
     forward,
     pick_arm,
     train_arm,
 )
 from edgecompress.distilling.loop import Bench, logits_of
 from edgecompress.distilling.losses import hard_loss
+from edgecompress.distilling.modes import fastest_mode
 from edgecompress.distilling.views import mixed_seed, tensors
 from edgecompress.errors import TaskError
 from edgecompress.pipeline.run import Run
