@@ -218,7 +218,7 @@ USAGE = {
 }
 MODELS = {
     "model missing": (nothing, CHECK, 2, "no such file"),
-    "model is a folder": (lambda f: (f / "model.onnx").mkdir(), CHECK, 2, "no such file"),
+    "model is a folder": (lambda f: (f / "model.onnx").mkdir(), CHECK, 2, "is a folder"),
     "model empty": (model(b""), CHECK, 2, "0 bytes are no ONNX file"),
     "model is text": (model(b"hello, world"), CHECK, 2, "refused as an ONNX model"),
     "model cut off": (model(linear().SerializeToString()[:60]), CHECK, 2, "refused as an ONNX"),
