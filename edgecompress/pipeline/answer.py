@@ -5,6 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from math import nan
 
 from edgecompress import __version__
 from edgecompress.distilling.distill import CONTROL
@@ -23,7 +24,7 @@ from edgecompress.profiles import Profile
 from edgecompress.recipe import MeasureSettings
 from edgecompress.records import Candidate, Evaluation, Report, Verdict
 from edgecompress.store import library_version
-from edgecompress.verdict import Evidence, choose, decided, judge
+from edgecompress.verdict import GUARD, Evidence, choose, decided, judge
 
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "accelerate", "numpy")
 
@@ -66,6 +67,7 @@ def settle(
             c.label: _judged(run, profile, c, teacher_validation, c.evaluation("validation"))
             for c in competing
         }
+        competing = without_slower(competing, verdicts)
         chosen, reason = choose(competing, verdicts)
         if chosen is None or chosen.label in settled:
             break
@@ -79,6 +81,34 @@ def settle(
         tuple(competing),
         known[reference.label] if reference is not None else None,
     )
+
+
+def without_slower(
+    candidates: Sequence[Candidate], verdicts: Mapping[str, Verdict]
+) -> list[Candidate]:
+    """Drop what came out slower than the float model it was made from, pruned or quantized.
+
+    Fewer channels or bits promise no speed, and some kernels lose by them. What went in must not
+    have failed a budget itself.
+    """
+    sound = {c.label: c for c in candidates if c.dropped is None and c.measurement is not None}
+    kept = []
+    for one in candidates:
+        origins = [sound.get(f"{one.label.partition('-')[0]}-fp32"), sound.get("student-fp32")]
+        slower = [
+            f"slower than {origin.label}: {_p50(one):.3g} ms against {_p50(origin):.3g} ms"
+            for origin in origins
+            if origin is not None
+            and one.label in sound
+            and verdicts[origin.label].status != "fail"
+            and _p50(one) > _p50(origin) * (1 + GUARD)
+        ]
+        kept.append(replace(one, dropped=slower[0]) if slower else one)
+    return kept
+
+
+def _p50(candidate: Candidate) -> float:
+    return candidate.measurement.latency_ms.p50 if candidate.measurement else nan
 
 
 def prove(
@@ -117,9 +147,21 @@ def prove(
         test_reads=run.store.finished(TEST.name),
         environment=_environment(),
         settings=run.recipe.model_dump(mode="json"),
-        notes=(choice.reason, *int8_notes(run, profile), *run.notes),
+        notes=(
+            choice.reason,
+            *_slower_than(reference, chosen),
+            *int8_notes(run, profile),
+            *run.notes,
+        ),
         folder=run.store.folder.absolute(),
     )
+
+
+def _slower_than(reference: Candidate | None, chosen: Candidate | None) -> tuple[str, ...]:
+    if reference is None or chosen is None or not _p50(chosen) > _p50(reference) * (1 + GUARD):
+        return ()
+    figures = f"{_p50(chosen):.3g} ms against {_p50(reference):.3g} ms"
+    return (f"{chosen.label} is slower here than the teacher: {figures}; try a smaller student",)
 
 
 def _judged(
