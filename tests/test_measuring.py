@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 from tiny_models import save_mlp
 
+from edgecompress import runtime
 from edgecompress.errors import ChildFailedError, ModelError, ResourceError
 from edgecompress.measuring import child, host, latency, lock
 from edgecompress.measuring.latency import measure, running_ms
@@ -31,7 +32,7 @@ QUICK = MeasureSettings(processes=(2,), seconds_per_process=0.02)
 @pytest.fixture(autouse=True)
 def own_lock(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Keep these tests from waiting for other measurements on the machine."""
-    monkeypatch.setattr(tempfile, "tempdir", str(tmp_path))
+    monkeypatch.setattr(lock, "COMMON", tmp_path)
 
 
 @pytest.fixture
@@ -73,6 +74,7 @@ def test_two_models_measured_for_real(small: OnnxModel, large: OnnxModel) -> Non
             assert (running_ms(samples) > 0).all()
             assert samples.peak_memory_bytes >= samples.load_memory_bytes
     assert found["large"].latency_ms.p50 > found["small"].latency_ms.p50
+    assert found["small"].peak_memory_bytes < 20e6  # Python with the runtime alone is over 40 MB
     assert found["large"].peak_memory_bytes > 256 * 256 * 4 * 4
 
 
@@ -87,6 +89,15 @@ def test_waiting_for_a_busy_core_is_counted(large: OnnxModel) -> None:
             neighbour.kill()
     assert sum(found.processes[0].waited_ms) > 0
     assert found.latency_ms.p99 <= found.wall_latency_ms.p99
+
+
+def test_waiting_is_taken_out_of_latency_and_kept_beside_it(
+    small: OnnxModel, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    answer = _fake_answer(5.0) | {"waited_ms": [3.5] * 20}
+    monkeypatch.setattr(latency, "_run_child", lambda *_: answer)
+    found = measure({"m": small}, {"m": row()}, QUICK)["m"]
+    assert (found.latency_ms.p95, found.wall_latency_ms.p95) == (1.5, 5.0)
 
 
 def test_threads_are_recorded(small: OnnxModel) -> None:
@@ -216,7 +227,48 @@ def test_every_user_may_take_the_lock(tmp_path: Path) -> None:
         assert (folder / "lock").stat().st_mode & 0o666 == 0o666
 
 
+def test_the_lock_is_one_for_the_machine_whatever_tmpdir_says(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    elsewhere = tmp_path / "mine"
+    elsewhere.mkdir()
+    monkeypatch.setattr(tempfile, "tempdir", str(elsewhere))
+    with lock.alone(lambda _: None):
+        assert not list(elsewhere.iterdir())
+    monkeypatch.setattr(lock, "COMMON", tmp_path / "missing")
+    with lock.alone(lambda _: None):
+        assert (elsewhere / "edgecompress-measuring" / "lock").exists()
+
+
+def test_measuring_holds_the_lock(small: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
+    def another_tries(*_: object) -> dict[str, Any]:
+        with pytest.raises(ResourceError), lock.alone(lambda _: None, patience_s=0.05):
+            pass
+        return _fake_answer()
+
+    monkeypatch.setattr(latency, "_run_child", another_tries)
+    measure({"m": small}, {"m": row()}, QUICK)
+
+
 # The child's parts, in this process
+
+
+@pytest.mark.parametrize("threads", [1, 2])
+def test_sessions_have_the_threads_asked_for_and_none_spins(
+    threads: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    made: list[Any] = []
+    monkeypatch.setattr(
+        "onnxruntime.InferenceSession", lambda model, options, providers: made.append(options)
+    )
+    child.open_call("m.onnx", {}, threads)
+    runtime.session(Path("m.onnx"), threads)
+    for options in made:
+        assert (options.intra_op_num_threads, options.inter_op_num_threads) == (threads, 1)
+        for pool in ("intra", "inter"):
+            spinning = options.get_session_config_entry(f"session.{pool}_op.allow_spinning")
+            assert spinning == "0"
+    assert len(made) == 2
 
 
 def _calls(*milliseconds: float) -> Callable[[], None]:

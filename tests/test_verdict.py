@@ -26,7 +26,8 @@ from edgecompress.records import (
     Quantiles,
     Verdict,
 )
-from edgecompress.verdict import Evidence, choose, decided, judge
+from edgecompress.statistics import split_error, walsh_bounds
+from edgecompress.verdict import LOOKS, Evidence, choose, decided, judge
 
 LIMIT = 10.0  # ms, of the p95
 MODEL = OnnxModel(Path("/m.onnx"), "0" * 64, 2_000_000)
@@ -172,6 +173,13 @@ def test_too_few_processes_say_nothing() -> None:
     check = latency_check(measured(trace(LIMIT / 10, np.random.default_rng(7), processes=3)))
     assert (check.status, check.low, check.high) == ("inconclusive", None, None)
     assert "too few to say how far off that may be; measure more processes" in check.reason
+
+
+def test_each_look_spends_only_its_share_of_the_error() -> None:
+    values = [float(v) for v in range(10, 20)]
+    check = latency_check(measured([np.full(50, v) for v in values]))
+    assert (check.low, check.high) == walsh_bounds(values, split_error(LOOKS, 0.05)[10])
+    assert check.high != walsh_bounds(values, 0.05)[1]
 
 
 def test_a_number_of_processes_fixed_beforehand_spends_the_whole_error() -> None:

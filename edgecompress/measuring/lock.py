@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import os
 import tempfile
 from collections.abc import Callable, Iterator
 from pathlib import Path
@@ -12,6 +13,7 @@ from filelock import FileLock, Timeout
 from edgecompress.errors import ResourceError
 
 PATIENCE_S = 3600.0
+COMMON = Path("/tmp")
 
 
 @contextlib.contextmanager
@@ -45,7 +47,8 @@ def _folder() -> Path:
     The temporary folder itself will not do: with its sticky bit, Linux refuses to open another
     user's file there for writing (fs.protected_regular).
     """
-    folder = Path(tempfile.gettempdir()) / "edgecompress-measuring"
+    common = COMMON if os.access(COMMON, os.W_OK) else Path(tempfile.gettempdir())
+    folder = common / "edgecompress-measuring"
     folder.mkdir(exist_ok=True)
     with contextlib.suppress(PermissionError):  # another user's, who has opened it already
         folder.chmod(0o777)
