@@ -15,6 +15,7 @@ if TYPE_CHECKING:
     from edgecompress.pruning.prune import prune as prune
     from edgecompress.quantizing.schemes import quantize as quantize
     from edgecompress.records import Report as Report
+    from edgecompress.report.write import write_report as write_report
     from edgecompress.tasks.task import Metric as Metric
     from edgecompress.tasks.task import Split as Split
     from edgecompress.tasks.task import Task as Task
@@ -34,6 +35,7 @@ _HOMES = {
     "measure": "edgecompress.measuring.latency",
     "prune": "edgecompress.pruning.prune",
     "quantize": "edgecompress.quantizing.schemes",
+    "write_report": "edgecompress.report.write",
 }
 __all__ = ["__version__", *sorted(_HOMES)]
 

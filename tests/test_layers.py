@@ -137,7 +137,7 @@ def test_the_public_names_are_these() -> None:
 
     assert edgecompress.__all__ == [
         "__version__", "Metric", "Report", "Split", "Task", "compress", "distill", "export",
-        "judge", "measure", "prune", "quantize",
+        "judge", "measure", "prune", "quantize", "write_report",
     ]  # fmt: skip
     for name in edgecompress.__all__:
         if name != "__version__":
