@@ -121,6 +121,21 @@ def test_a_damaged_file_is_made_again(
     assert again.chosen is not None
 
 
+def test_what_leaves_the_machine_says_nothing_of_it(
+    finished: tuple[Recipe, Report, Path],
+) -> None:
+    _, _, out = finished
+    leaving = [*out.rglob("*.onnx"), *out.rglob("*.ort"), *(out / "bundle").iterdir()]
+    assert {path.suffix for path in leaving} >= {".onnx", ".ort", ".json", ".md", ".npz"}
+    secrets = (
+        *(str(out.parent), out.parent.name, str(HERE), str(Path.home()), "site-packages"),
+        *("blobs.py", "ResidualNet", "Conv2d", "BatchNorm2d", "self.", "stack_trace"),
+    )
+    for path in leaving:
+        data = path.read_bytes()
+        assert [s for s in secrets if s.encode() in data] == [], path.name
+
+
 def test_the_host_profiles_are_judged_by_measuring(
     finished: tuple[Recipe, Report, Path], tmp_path: Path
 ) -> None:
