@@ -85,6 +85,8 @@ class Budget(Settings):
         budget = {k: v for k, v in given.items() if not k.startswith("latency_ms.")}
         quoted = {k.removeprefix("latency_ms."): v for k, v in given.items() if k not in budget}
         nested = budget.get("latency_ms", {})
+        if isinstance(nested, LatencyBudget):  # from Python
+            nested = nested.model_dump(exclude_none=True)
         if not isinstance(nested, Mapping):
             raise ValueError(
                 f"latency_ms: given {nested!r}, expected a quantile, such as latency_ms.p95 = 50"

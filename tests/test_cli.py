@@ -167,6 +167,29 @@ def test_a_full_disk_behind_stdout_ends_in_4_with_one_line():
     assert done.stderr == b"error: No space left on device\n"
 
 
+@pytest.mark.skipif(not Path("/dev/full").exists(), reason="this system has no /dev/full")
+@pytest.mark.parametrize(("arguments", "code"), [(["profiles", "list"], 0), (["nosuch"], 2)])
+def test_a_stderr_that_nothing_can_be_written_to_changes_no_exit_code(arguments, code):
+    with Path("/dev/full").open("wb") as full:
+        for debug in ([], ["--debug"]):
+            done = subprocess.run(
+                [*EDGECOMPRESS, *arguments, *debug], stdout=subprocess.PIPE, stderr=full
+            )
+            assert done.returncode == code
+
+
+@pytest.mark.skipif(os.name == "nt", reason="Windows numbers its streams otherwise")
+def test_no_file_takes_the_number_of_a_closed_stream(tmp_path):
+    """What a library writes to stderr must not land in a file that was opened since."""
+    program = (
+        "import os; from edgecompress.cli import main as m; m._prepare_streams(); "
+        "open('file', 'w'); os.write(1, b'x'); os.write(2, b'x')"
+    )
+    command = [sys.executable, "-c", program]
+    subprocess.run(["sh", "-c", f"{shlex.join(command)} >&- 2>&-"], cwd=tmp_path, check=True)
+    assert (tmp_path / "file").read_text() == ""
+
+
 def test_help_and_version(capsys):
     assert main(["--version"]) == 0
     assert re.fullmatch(r"\d+\.\d+\.\d+\n", result(capsys))

@@ -6,7 +6,13 @@ import pytest
 
 from edgecompress import profiles
 from edgecompress.errors import ProfileError
-from edgecompress.profiles import load_profile, profile_schema, shipped_profiles
+from edgecompress.profiles import (
+    Budget,
+    LatencyBudget,
+    load_profile,
+    profile_schema,
+    shipped_profiles,
+)
 
 # The budgets that the design promises: p95 in ms, memory and size in MB, cold start in ms.
 BUDGETS = {
@@ -71,6 +77,14 @@ def test_a_quantile_is_budgeted_in_every_spelling(tmp_path, budget):
     profile = load_profile(str(write(tmp_path, f"{HEAD}[budget]\n{budget}\n")))
     assert profile.budget.latency_ms.p95 == 50
     assert profile.prediction is None
+
+
+def test_a_budget_is_made_from_python_too():
+    budget = Budget(latency_ms=LatencyBudget(p95=5), model_size_mb=1)
+    assert budget == Budget.model_validate({"latency_ms.p95": 5, "model_size_mb": 1})
+    assert budget.latency_ms == LatencyBudget(p95=5)
+    with pytest.raises(ValueError, match="no budget is set"):
+        Budget(latency_ms=LatencyBudget())
 
 
 def test_nested_and_quoted_quantiles_add_up(tmp_path):

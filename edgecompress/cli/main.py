@@ -73,20 +73,19 @@ def main(arguments: Sequence[str] | None = None) -> int:
     given = list(sys.argv[1:] if arguments is None else arguments)
     try:
         with _terminable():
-            _tolerate_odd_characters()
+            _prepare_streams()
             code = _call([word for word in given if word != "--debug"])
             if sys.stdout is not None:  # as it is when somebody closed it
                 sys.stdout.flush()
-        return code
     except BaseException as error:
         if "--debug" in given:
-            traceback.print_exc()
+            for line in traceback.format_exc().splitlines():
+                say(line)
         code, line = explain(error)
-        if isinstance(error, OSError):
-            _abandon_stdout()
         if line:
             say(f"error: {line}")
-        return code
+    _abandon_streams()
+    return code
 
 
 def explain(error: BaseException) -> tuple[int, str]:
@@ -148,16 +147,25 @@ def _interrupt(number: int, frame: FrameType | None) -> None:
     raise KeyboardInterrupt
 
 
-def _tolerate_odd_characters() -> None:
-    """Let file names that are no text, or not in the terminal's alphabet, be shown escaped."""
+def _prepare_streams() -> None:
+    """Let odd names be shown escaped, and no file take the number of a stream that is closed.
+
+    Else what a library writes to number 1 or 2 would land in a file of the run folder.
+    """
     if isinstance(sys.stdout, TextIOWrapper):
         sys.stdout.reconfigure(errors="backslashreplace")
+    while (number := os.open(os.devnull, os.O_RDWR)) <= 2:
+        os.set_inheritable(number, True)
+    os.close(number)
 
 
-def _abandon_stdout() -> None:
-    """Point stdout nowhere, so that Python does not fail again on what it could not write."""
-    with suppress(OSError, ValueError, AttributeError):
-        sys.stdout.flush()
-        return
-    with suppress(OSError, ValueError, AttributeError):
-        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+def _abandon_streams() -> None:
+    """Point a stream that cannot be written nowhere, so that Python does not fail on it again."""
+    for stream in (sys.stdout, sys.stderr):
+        try:
+            stream.flush()
+        except OSError:
+            with suppress(OSError, ValueError):
+                os.dup2(os.open(os.devnull, os.O_WRONLY), stream.fileno())
+        except (ValueError, AttributeError):  # closed
+            continue

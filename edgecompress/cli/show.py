@@ -6,7 +6,7 @@ import json
 import os
 import sys
 from collections.abc import Iterable, Iterator, Sequence
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -27,7 +27,8 @@ def emit_json(document: object) -> None:
 def say(text: str) -> None:
     """Print one line to stderr: progress, a warning, an error."""
     if sys.stderr is not None:  # as it is when somebody closed it
-        print(printable(text), file=sys.stderr, flush=True)
+        with suppress(OSError):  # who cannot be told is not told; the exit code still says it
+            print(printable(text), file=sys.stderr, flush=True)
 
 
 def table(rows: Sequence[Sequence[str]], right: Iterable[int] = ()) -> str:
