@@ -424,3 +424,19 @@ def test_spec_gives_an_absolute_file(tmp_path: Path) -> None:
     path = write(tmp_path / "a")
     assert task_file("a/my_task.py:task", tmp_path) == (path, "task")
     assert task_file(f"{path}:task", Path()) == (path, "task")
+
+
+SIX = Split({"x": np.arange(6, dtype=np.float32)[:, None]}, np.arange(6) % 2)
+TINY = Task("tiny", SIX, SIX, SIX, teacher=object, student=object, class_names=("even", "odd"))
+
+
+def test_another_augmentation_is_another_task_also_without_a_file() -> None:
+    def mirror(batch, generator):
+        return {name: tensor.flip(-1) for name, tensor in batch.items()}
+
+    def leave(batch, generator):
+        return dict(batch)
+
+    mirrored, left = (replace(TINY, augment=augment) for augment in (mirror, leave))
+    assert task_fingerprint(mirrored, None) != task_fingerprint(left, None)
+    assert task_fingerprint(left, None) == task_fingerprint(replace(left), None)

@@ -188,7 +188,7 @@ def _convert(
         except subprocess.CalledProcessError as error:
             last = (error.stderr.strip() or error.stdout.strip()).splitlines()[-1:]
             return f"the converter failed: {' '.join(last)}"
-        except (subprocess.TimeoutExpired, OSError, EdgecompressError) as error:
+        except (subprocess.TimeoutExpired, FileNotFoundError, EdgecompressError) as error:
             return f"the conversion failed: {type(error).__name__}"
         scale = max(float(np.abs(expected).max(initial=0.0)), 1e-12)
         if not float(np.abs(outputs - expected).max(initial=0.0)) <= tolerance * scale:

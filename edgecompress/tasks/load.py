@@ -82,12 +82,13 @@ def load_task(spec: str, base: Path, data: Path | None = None) -> Task:
 def task_fingerprint(task: Task, file: Path | None, memo: Path | None = None) -> dict[str, str]:
     """Return digests of all that makes a task what it is, by name.
 
-    That is its file (None for a task made in a notebook), the modules beside it that it imports
-    (anywhere, also inside functions), its splits, its class names and its metric. A split is
+    That is its file (None for a task made in a notebook: then the source of its augmentation and
+    metric), the modules beside it that it imports (anywhere, also inside functions), its splits,
+    its class names and its metric. A split is
     digested by the files it was read from; a split without files by its arrays. `memo` is a JSON
     file in which the digests of data files are kept by path, size and modification time.
     """
-    digests = _code_digests(file) if file else {}
+    digests = _code_digests(file) if file else _function_digests(task)
     known = _read_memo(memo)
     splits = {"train": task.train, "validation": task.validation, "test": task.test}
     if task.unlabelled is not None:
@@ -104,6 +105,17 @@ def task_fingerprint(task: Task, file: Path | None, memo: Path | None = None) ->
 def _code_digests(file: Path) -> dict[str, str]:
     sources = [file, *local_modules(file)]
     return {f"code {path.relative_to(file.parent)}": file_digest(path) for path in sources}
+
+
+def _function_digests(task: Task) -> dict[str, str]:
+    """Return digests of the functions whose work the stages keep, by their source."""
+    digests = {}
+    for name, function in (("augment", task.augment), ("metric", task.metric.per_sample)):
+        try:
+            digests[f"code {name}"] = digest_of(inspect.getsource(function) if function else "")
+        except (OSError, TypeError):  # typed into a prompt, or no function: its name must do
+            digests[f"code {name}"] = digest_of(getattr(function, "__qualname__", repr(function)))
+    return digests
 
 
 def local_modules(file: Path) -> list[Path]:
