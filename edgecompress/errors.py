@@ -21,6 +21,8 @@ A message is one line: what (file, field), what was given, what was expected, wh
 
 from __future__ import annotations
 
+from collections.abc import Iterable
+
 EXIT_PASS = 0
 EXIT_FAIL = 1
 EXIT_BAD_INPUT = 2
@@ -28,6 +30,16 @@ EXIT_INCONCLUSIVE = 3
 EXIT_RESOURCE = 4
 EXIT_BUG = 70
 EXIT_INTERRUPTED = 130
+_GRAVEST_FIRST = (EXIT_BUG, EXIT_BAD_INPUT, EXIT_RESOURCE, EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS)
+
+
+def gravest(codes: Iterable[int]) -> int:
+    """Return the exit code of several answers together.
+
+    >>> gravest([0, 3, 1]), gravest([1, 4, 2]), gravest([0, 0])
+    (1, 2, 0)
+    """
+    return min(codes, key=_GRAVEST_FIRST.index)
 
 
 class EdgecompressError(Exception):

@@ -67,9 +67,9 @@ class ModelFacts:
     operators: Mapping[str, int]
 
 
-def onnx_model(path: Path) -> OnnxModel:
+def onnx_model(path: Path | str) -> OnnxModel:
     """Return the ONNX file at `path` with its digest and size; raise ModelError if it is none."""
-    path = path.absolute()
+    path = Path(path).absolute()
     if path.is_dir():
         raise ModelError(f"{path}: is a folder, expected an ONNX file; give the file inside it")
     if not path.is_file():

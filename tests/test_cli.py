@@ -276,6 +276,22 @@ def test_check_of_several_models_and_profiles_is_one_document(folder, capsys):
     ]
 
 
+def test_a_bad_model_among_several_leaves_the_others_judged(folder, capsys):
+    quick = quick_profile(folder, "model_size_mb = 0.001")
+    Path("torn.onnx").write_bytes(b"torn")
+    arguments = ["check", "torn.onnx", "model.onnx", "large.onnx", "--profile", quick, "--json"]
+    assert main(arguments) == 2  # bad input weighs more than the budget that large exceeds
+    printed = capsys.readouterr()
+    assert printed.err.count("error: ") == 1
+    assert "torn.onnx" in printed.err
+    found = json.loads(printed.out)
+    jsonschema.validate(found, report_schema())
+    assert [(r["chosen"], r["verdict"]) for r in found["reports"]] == [
+        ("model", "pass"),
+        ("large", "fail"),
+    ]
+
+
 def test_require_measured_lets_no_prediction_pass(folder, capsys):
     arguments = ["check", "model.onnx", "--profile", "android-cpu", "--json"]
     assert main([*arguments, "--require-measured"]) == 3

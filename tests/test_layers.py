@@ -136,8 +136,9 @@ def test_the_public_names_are_these() -> None:
     import edgecompress
 
     assert edgecompress.__all__ == [
-        "__version__", "Metric", "Report", "Split", "Task", "compress", "distill", "export",
-        "judge", "measure", "prune", "quantize", "write_report",
+        "__version__", "Evidence", "Metric", "Report", "Split", "Task", "compress", "distill",
+        "export", "judge", "load_profile", "load_recipe", "measure", "onnx_model", "prune",
+        "quantize", "write_report",
     ]  # fmt: skip
     for name in edgecompress.__all__:
         if name != "__version__":

@@ -11,7 +11,7 @@ import typer
 
 from edgecompress.cli import options
 from edgecompress.cli.show import emit, emit_json, progress, say
-from edgecompress.errors import EXIT_PASS, UsageError
+from edgecompress.errors import EXIT_PASS, EdgecompressError, UsageError, gravest
 
 if TYPE_CHECKING:
     from edgecompress.cli.data import Samples
@@ -60,7 +60,12 @@ def check(  # noqa: PLR0913 - each is an option of the command line
         raise UsageError("--data and --recipe: both given; each says what to score on, give one")
     devices = [load_profile(name) for name in dict.fromkeys(profile)]
     asked = load_recipe(recipe) if recipe else None
-    opened = open_models(models, shape or (), inputs)
+    refused: list[EdgecompressError] = []
+    opened = open_models(models, shape or (), inputs, refused=refused.append)
+    if not opened:
+        raise refused[0]
+    for error in refused:  # the sound models are judged all the same
+        say(f"error: {error}")
     samples = _samples(data, asked, out, trust_code)
     settings = (asked.measure if asked else None) or MeasureSettings()
     with progress() as shown:
@@ -70,10 +75,12 @@ def check(  # noqa: PLR0913 - each is an option of the command line
     if require_measured:
         reports = [replace(r, verdict=demand_measured(r.verdict)) for r in reports]
     if as_json:
-        emit_json(report_json(reports[0]) if len(reports) == 1 else reports_json(reports))
+        single = len(reports) == 1 and not refused
+        emit_json(report_json(reports[0]) if single else reports_json(reports))
     else:
         emit("\n".join(render_text(found, files=False) for found in reports))
-    return options.EXIT_OF[str(reports_json(reports)["verdict"])]
+    verdicts = [options.EXIT_OF[found.verdict.status] for found in reports]
+    return gravest([*verdicts, *(error.exit_code for error in refused)])
 
 
 def measure(  # noqa: PLR0913 - each is an option of the command line

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
-from edgecompress.errors import UsageError
+from edgecompress.errors import EdgecompressError, UsageError
 from edgecompress.runtime import Arrays, ModelFacts, admit, make_inputs, parse_shape
 
 
@@ -25,18 +25,26 @@ def open_models(
     shapes: Sequence[str] = (),
     inputs: Path | None = None,
     batch: int | None = None,
+    refused: Callable[[EdgecompressError], None] | None = None,
 ) -> list[OpenModel]:
     """Admit each file and make its inputs; `batch` sets the first free dimension.
 
-    Files of one name are told apart by their whole path.
+    Files of one name are told apart by their whole path. With `refused`, a bad file is told to it
+    and left out, and the others are opened all the same.
     """
     sizes = dict(map(parse_shape, shapes))
     paths = list(dict.fromkeys(paths))
     names = Counter(path.stem for path in paths)
     opened: list[OpenModel] = []
     for path in paths:
-        facts = admit(path)
-        arrays = make_inputs(facts, _batched(facts, batch) | sizes, inputs)
+        try:
+            facts = admit(path)
+            arrays = make_inputs(facts, _batched(facts, batch) | sizes, inputs)
+        except EdgecompressError as error:
+            if refused is None:
+                raise
+            refused(error)
+            continue
         label = path.stem if names[path.stem] == 1 else str(path)
         opened.append(OpenModel(label, facts, arrays))
     return opened

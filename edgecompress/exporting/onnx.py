@@ -48,7 +48,7 @@ class _Positional(nn.Module):
 def export(
     model: nn.Module,
     example_inputs: Arrays,
-    path: Path,
+    path: Path | str,
     settings: ExportSettings | None = None,
     labels: Sequence[str] = (),
 ) -> OnnxModel:
@@ -69,8 +69,9 @@ def export(
     output = "probabilities" if settings.softmax else "logits"
     exported = tidy(_translate(network, inputs, output, settings.opset), labels)
     _check(exported)
-    write_atomic(path, exported.SerializeToString(deterministic=True))
-    return artifact(path.absolute(), OnnxModel)
+    target = Path(path).absolute()
+    write_atomic(target, exported.SerializeToString(deterministic=True))
+    return artifact(target, OnnxModel)
 
 
 def _example(array: np.ndarray) -> torch.Tensor:

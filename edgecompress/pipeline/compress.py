@@ -23,7 +23,7 @@ from edgecompress.tasks.task import Task
 def compress(
     recipe: Recipe,
     profile: Profile,
-    out: Path = Path("edgecompress-run"),
+    out: Path | str = "edgecompress-run",
     options: RunOptions = RunOptions(),
     task: Task | None = None,
 ) -> Report:
@@ -32,7 +32,7 @@ def compress(
     Everything that is finished is kept in `out` and found again by the next call. `task` takes
     the place of the one that the recipe names. Raises the errors of `edgecompress.errors`.
     """
-    with open_run(recipe, out, options, task) as run:
+    with open_run(recipe, Path(out), options, task) as run:
         teacher = obtain_teacher(run)
         student = train_student(run, teacher)
         pruned = prune_student(run, student, teacher)

@@ -14,14 +14,15 @@ from torch_pruning import DependencyGraph
 
 from edgecompress.errors import PruningError
 
-Inputs = Mapping[str, Tensor] | tuple[Tensor, ...]
+Inputs = Mapping[str, Any] | tuple[Any, ...]  # tensors, or arrays that become tensors
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 """The layers whose output channels may be cut; everything else follows them."""
 
 
 def positional(inputs: Inputs) -> tuple[Tensor, ...]:
     """Return named inputs in their order, as a network's `forward` takes them."""
-    return tuple(inputs.values()) if isinstance(inputs, Mapping) else tuple(inputs)
+    given = inputs.values() if isinstance(inputs, Mapping) else inputs
+    return tuple(torch.as_tensor(value) for value in given)
 
 
 @contextmanager

@@ -73,7 +73,10 @@ class QuantizedModel:
 
 
 def quantize(
-    model: OnnxModel, calibration: Arrays, folder: Path, settings: QuantizeSettings | None = None
+    model: OnnxModel,
+    calibration: Arrays,
+    folder: Path | str,
+    settings: QuantizeSettings | None = None,
 ) -> tuple[QuantizedModel, ...]:
     """Write `int8-static.onnx` and `int8-dynamic.onnx` into `folder`, as `settings.schemes` says.
 
@@ -83,7 +86,7 @@ def quantize(
     Raise DataError for calibration data that cannot show the activations' ranges, ModelError for
     a model that is already quantized.
     """
-    settings = settings or QuantizeSettings()
+    settings, folder = settings or QuantizeSettings(), Path(folder)
     source = onnx.load(model.path)
     _refuse_quantized(source, model.path)
     if "static" in settings.schemes:
