@@ -111,7 +111,10 @@ def _kept_globally(
 
 
 def _parts(graph: tp.DependencyGraph, group: Any) -> int:
-    """Return into how many parts that must lose alike the group's channels fall."""
+    """Return into how many parts that must lose alike the group's channels fall.
+
+    A layer tells by `channel_parts` of parts of its outputs that its type does not show: heads.
+    """
     parts = 1
     for dep, _ in group:
         layer = dep.target.module
@@ -121,7 +124,7 @@ def _parts(graph: tp.DependencyGraph, group: Any) -> int:
             pruner = graph.get_pruner_of_module(layer)
             out = graph.is_out_channel_pruning_fn(dep.handler)
             groups = pruner.get_out_channel_groups if out else pruner.get_in_channel_groups
-            parts = lcm(parts, groups(layer))
+            parts = lcm(parts, groups(layer), getattr(layer, "channel_parts", 1) if out else 1)
     return parts
 
 
