@@ -1,4 +1,4 @@
-"""Judge a model against a profile's budgets, and choose among candidates. Pure.
+"""Judge a model against a profile's budgets. Pure.
 
 A latency is judged on the device itself only where this host is the device; there a verdict is a
 statement about the budgeted quantile over fresh processes: a one-sided signed-rank bound, its
@@ -9,10 +9,10 @@ passes only when its upper end fits, and fails only when its lower end does not.
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, floor, inf, isfinite, log10
+from math import ceil, floor, isfinite, log10
 from operator import attrgetter
 from statistics import mean, median
 
@@ -22,7 +22,6 @@ from edgecompress.recipe import AcceptSettings, MeasureSettings
 from edgecompress.records import (
     Basis,
     BudgetCheck,
-    Candidate,
     Evaluation,
     LatencySamples,
     Measurement,
@@ -40,6 +39,7 @@ from edgecompress.statistics import (
     walsh_bounds,
 )
 
+ACCEPT = "accept.max_drop"  # the name of the accuracy budget
 ERROR = 0.05  # of a one-sided bound, over all looks together
 GUARD = 0.02  # two quiet sets of processes, minutes apart, differ by 1.5 %
 FAR = 0.50  # how far from the limit a disturbed measurement still decides
@@ -120,34 +120,6 @@ def demand_measured(verdict: Verdict) -> Verdict:
         for c in verdict.checks
     )
     return Verdict(_overall(checks), checks, _summary(checks))
-
-
-def choose(
-    candidates: Sequence[Candidate], verdicts: Mapping[str, Verdict]
-) -> tuple[Candidate | None, str]:
-    """Return the candidate that ships and the reason in words; None when none passed parity.
-
-    Of the candidates that meet their budgets (if none does, of those that come closest): those
-    whose validation score ties with the most accurate one, paired on the same samples; of these
-    the fastest by measured p50, and of equally fast ones the smallest.
-    """
-    sound = [c for c in candidates if c.dropped is None and (not c.parity or c.parity.passed)]
-    if not sound:
-        return None, "no candidate passed parity"
-    eligible, how = _closest(sound, verdicts)
-    tied, best = _tied(eligible)
-    fastest = min(_p50(c) for c in tied)
-    quick = [c for c in tied if _p50(c) <= fastest * (1 + GUARD)]
-    chosen = min(quick, key=lambda c: c.model.size_bytes)
-    why = [how]
-    if best is not None:
-        score = "has the best" if chosen is best else f"ties with {best.label} for the best"
-        why.append(f"{score} validation score of {len(eligible)}")
-    if len(tied) > 1:
-        speed = f" ({_p50(chosen):.3g} ms)" if isfinite(fastest) else ""
-        size = ", then the smallest" if len(quick) > 1 else ""
-        why.append(f"is the fastest{size} of the {len(tied)} that tie{speed}")
-    return chosen, f"{chosen.label}: {'; '.join(why)}"
 
 
 def _timings(
@@ -246,16 +218,16 @@ def _sizes(profile: Profile, evidence: Evidence) -> Iterator[BudgetCheck]:
 
 def _accuracy(accept: AcceptSettings, evidence: Evidence) -> BudgetCheck:
     """Judge the drop from the teacher on the same samples, in the metric's bad direction."""
-    name, limit = "accept.max_drop", accept.max_drop
+    name, limit = ACCEPT, accept.max_drop
     if evidence.teacher is None or evidence.candidate is None:
         return _unknown(name, "", limit, "not scored beside the teacher; give data with labels")
-    drop, low, high = _drop(evidence.teacher, evidence.candidate)
+    drop, low, high = score_drop(evidence.teacher, evidence.candidate)
     metric = evidence.candidate.metric
     known = f"lost, paired on {len(evidence.candidate.scores)} {metric.split} samples"
     return _check(name, metric.name, limit, Bounds(drop, low, high, known=known))
 
 
-def _drop(reference: Evaluation, candidate: Evaluation) -> tuple[float, float, float]:
+def score_drop(reference: Evaluation, candidate: Evaluation) -> tuple[float, float, float]:
     """Return how much worse the candidate scores on the same samples, with one-sided bounds."""
     pair = (reference.scores, candidate.scores)
     first, second = pair if candidate.metric.higher_is_better else pair[::-1]
@@ -347,45 +319,3 @@ def _summary(checks: Sequence[BudgetCheck]) -> str:
             return f"over budget: {'; '.join(those)}"
         case "inconclusive":
             return f"not decided: {'; '.join(those) or 'the profile sets no budget'}"
-
-
-def _closest(
-    candidates: Sequence[Candidate], verdicts: Mapping[str, Verdict]
-) -> tuple[list[Candidate], str]:
-    """Return the candidates that come closest to their budgets, and how close in words."""
-    for status, words in (
-        ("pass", "meets every budget"),
-        ("inconclusive", "exceeds no budget for certain"),
-    ):
-        those = [c for c in candidates if verdicts[c.label].status == status]
-        if those:
-            return those, words
-    excess = {c.label: _excess(verdicts[c.label]) for c in candidates}
-    least = min(excess.values())
-    return [c for c in candidates if excess[c.label] <= least], "comes closest to its budgets"
-
-
-def _excess(verdict: Verdict) -> float:
-    """Return by how much the worst failed budget is exceeded, as a share of its limit."""
-    failed = [c for c in verdict.checks if c.status == "fail" and c.value is not None]
-    return max(((c.value or 0.0) - c.limit) / (c.limit or 1.0) for c in failed)
-
-
-def _tied(candidates: list[Candidate]) -> tuple[list[Candidate], Candidate | None]:
-    """Return the candidates that tie with the most accurate one on validation, and that one."""
-    scores = {c.label: e for c in candidates if (e := c.evaluation("validation"))}
-    scored = [c for c in candidates if c.label in scores]
-    if not scored:
-        return candidates, None
-
-    def goodness(candidate: Candidate) -> float:
-        metric = scores[candidate.label].metric
-        return metric.value if metric.higher_is_better else -metric.value
-
-    best = max(scored, key=goodness)
-    tied = [c for c in scored if _drop(scores[best.label], scores[c.label])[1] <= 0.0]
-    return tied, best
-
-
-def _p50(candidate: Candidate) -> float:
-    return candidate.measurement.latency_ms.p50 if candidate.measurement else inf

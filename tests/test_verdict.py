@@ -11,6 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgecompress.pipeline.choice import choose
 from edgecompress.profiles import Budget, Device, PredictionBasis, Profile
 from edgecompress.recipe import AcceptSettings
 from edgecompress.records import (
@@ -27,7 +28,7 @@ from edgecompress.records import (
     Verdict,
 )
 from edgecompress.statistics import split_error, walsh_bounds
-from edgecompress.verdict import LOOKS, Evidence, choose, decided, judge
+from edgecompress.verdict import LOOKS, Evidence, decided, judge
 
 LIMIT = 10.0  # ms, of the p95
 MODEL = OnnxModel(Path("/m.onnx"), "0" * 64, 2_000_000)
@@ -368,6 +369,27 @@ def test_equally_fast_ones_are_chosen_by_size() -> None:
     chosen, reason = choose(two, {c.label: verdict("pass") for c in two})
     assert chosen is two[1]
     assert "is the fastest, then the smallest of the 2 that tie" in reason
+
+
+def test_an_accepted_loss_is_spent_only_on_real_speed() -> None:
+    """The score of `quick` is worse beyond doubt, within what `[accept]` allows."""
+    worse = [1.0] * 180 + [0.0] * 20
+    for ms, shipped in ((0.5, "quick"), (0.95, "exact")):
+        two = [candidate("exact", 1.0, scores=[1.0] * 200), candidate("quick", ms, scores=worse)]
+        check = BudgetCheck("accept.max_drop", "", 0.2, 0.1, 0.07, 0.14, "pass", "measured", "")
+        passed = Verdict("pass", (check,), "")
+        chosen, reason = choose(two, {c.label: passed for c in two})
+        assert chosen is not None
+        assert chosen.label == shipped
+    chosen, reason = choose(
+        [two[0], candidate("quick", 0.5, scores=worse)], {c.label: passed for c in two}
+    )
+    assert reason == (
+        "quick: meets every budget; is 2x as fast as exact, "
+        "for a loss of validation score that [accept] allows"
+    )
+    chosen, _ = choose(two, {c.label: verdict("pass") for c in two})  # nothing is accepted
+    assert chosen is two[0]
 
 
 def test_budgets_come_before_accuracy() -> None:

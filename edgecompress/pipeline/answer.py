@@ -5,7 +5,7 @@ from __future__ import annotations
 import platform
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
-from math import nan
+from math import inf
 
 from edgecompress import __version__
 from edgecompress.distilling.distill import CONTROL
@@ -18,13 +18,14 @@ from edgecompress.pipeline.candidates import (
     scored,
     teacher_score,
 )
+from edgecompress.pipeline.choice import choose, median_ms, without_slower
 from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.training import Network, TeacherInHand, arm_network
 from edgecompress.profiles import Profile
 from edgecompress.recipe import MeasureSettings
 from edgecompress.records import Candidate, Evaluation, Report, Verdict
 from edgecompress.store import library_version
-from edgecompress.verdict import GUARD, Evidence, choose, decided, judge
+from edgecompress.verdict import GUARD, Evidence, decided, judge
 
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "accelerate", "numpy")
 
@@ -83,34 +84,6 @@ def settle(
     )
 
 
-def without_slower(
-    candidates: Sequence[Candidate], verdicts: Mapping[str, Verdict]
-) -> list[Candidate]:
-    """Drop what came out slower than the float model it was made from, pruned or quantized.
-
-    Fewer channels or bits promise no speed, and some kernels lose by them. What went in must not
-    have failed a budget itself.
-    """
-    sound = {c.label: c for c in candidates if c.dropped is None and c.measurement is not None}
-    kept = []
-    for one in candidates:
-        origins = [sound.get(f"{one.label.partition('-')[0]}-fp32"), sound.get("student-fp32")]
-        slower = [
-            f"slower than {origin.label}: {_p50(one):.3g} ms against {_p50(origin):.3g} ms"
-            for origin in origins
-            if origin is not None
-            and one.label in sound
-            and verdicts[origin.label].status != "fail"
-            and _p50(one) > _p50(origin) * (1 + GUARD)
-        ]
-        kept.append(replace(one, dropped=slower[0]) if slower else one)
-    return kept
-
-
-def _p50(candidate: Candidate) -> float:
-    return candidate.measurement.latency_ms.p50 if candidate.measurement else nan
-
-
 def prove(
     run: Run,
     profile: Profile,
@@ -158,9 +131,12 @@ def prove(
 
 
 def _slower_than(reference: Candidate | None, chosen: Candidate | None) -> tuple[str, ...]:
-    if reference is None or chosen is None or not _p50(chosen) > _p50(reference) * (1 + GUARD):
+    if reference is None or chosen is None:
         return ()
-    figures = f"{_p50(chosen):.3g} ms against {_p50(reference):.3g} ms"
+    before, now = median_ms(reference), median_ms(chosen)
+    if not before * (1 + GUARD) < now < inf:
+        return ()
+    figures = f"{now:.3g} ms against {before:.3g} ms"
     return (f"{chosen.label} is slower here than the teacher: {figures}; try a smaller student",)
 
 
