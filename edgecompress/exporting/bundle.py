@@ -31,6 +31,7 @@ from edgecompress.tasks.task import Arrays, Normalization
 SCHEMA_VERSION = 1
 # The highest level without operators for one processor only; "all" lays weights out for this host.
 _ORT_LEVEL = "extended"
+_LEVEL_VARIABLE = "ORT_CONVERT_ONNX_MODELS_TO_ORT_OPTIMIZATION_LEVEL"
 _ORT_SECONDS = 300
 _CONVERTER = """
 import ctypes, os, runpy, sys
@@ -43,6 +44,7 @@ if sys.platform == "linux" and "EDGECOMPRESS_FIXED_ADDRESSES" not in os.environ:
 sys.modules["torch"] = None  # the tools would import it, slowly, for nothing
 runpy.run_module("onnxruntime.tools.convert_onnx_models_to_ort", run_name="__main__")
 """
+_KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # it may not start without
 _FLOAT_TOLERANCE = 1e-3
 _INT8_TOLERANCE = 5e-2  # processors round and saturate 8-bit products differently
 
@@ -169,14 +171,18 @@ def _convert(
     ONNX Runtime's own converter does it in a child process, for it takes its level from the
     environment and prints; the result counts once it gives the same answers.
     """
-    with tempfile.TemporaryDirectory(dir=folder.parent, suffix=".partial") as scratch:
+    with tempfile.TemporaryDirectory() as scratch:
+        shutil.copy(model.path, Path(scratch, "model.onnx"))
         command = [sys.executable, "-P", "-c", _CONVERTER]
-        command += ["--optimization_style", "Fixed", "--output_dir", scratch, str(model.path)]
-        level = {"ORT_CONVERT_ONNX_MODELS_TO_ORT_OPTIMIZATION_LEVEL": _ORT_LEVEL}
+        command += ["--optimization_style", "Fixed", "--output_dir", ".", "model.onnx"]
+        # What a process is given moves its addresses too: each conversion gets the same.
+        environment = {k: os.environ[k] for k in _KEPT_VARIABLES if k in os.environ}
+        environment |= {_LEVEL_VARIABLE: _ORT_LEVEL, "PYTHONHASHSEED": "0"}
         try:
             subprocess.run(
                 command,
-                env=os.environ | level,
+                cwd=scratch,
+                env=environment,
                 capture_output=True,
                 text=True,
                 timeout=_ORT_SECONDS,
