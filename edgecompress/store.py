@@ -309,7 +309,9 @@ def _parts(value: object) -> Sequence[object]:
         return [getattr(value, f.name) for f in fields(value)]
     if isinstance(value, Mapping):
         return list(value.values())
-    return value if isinstance(value, tuple | list) else ()
+    if isinstance(value, tuple | list) and not isinstance(next(iter(value), None), float):
+        return value  # but rows of samples and scores, which hold no parts, would take long
+    return ()
 
 
 def with_paths(value: T, change: Callable[[Path], Path]) -> T:
@@ -321,6 +323,6 @@ def with_paths(value: T, change: Callable[[Path], Path]) -> T:
         return replace(value, **changed)
     if isinstance(value, Mapping):
         return {k: with_paths(v, change) for k, v in value.items()}  # type: ignore[return-value]
-    if isinstance(value, tuple) and not any(isinstance(v, float) for v in value[:1]):
+    if isinstance(value, tuple) and not isinstance(next(iter(value), None), float):
         return tuple(with_paths(v, change) for v in value)  # type: ignore[return-value]
     return value

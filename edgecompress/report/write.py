@@ -7,7 +7,6 @@ from pathlib import Path
 
 from edgecompress.records import Report
 from edgecompress.report.document import report_json
-from edgecompress.report.html import render_html
 from edgecompress.report.markdown import render_markdown
 from edgecompress.report.record import RECORD_FILE, record_bytes, save_record
 from edgecompress.store import write_atomic
@@ -22,6 +21,8 @@ def write_report(report: Report, folder: Path, anew: bool = True) -> None:
     """
     if not anew and _is_written(report, folder):
         return
+    from edgecompress.report.html import render_html  # brings Matplotlib, slow to import
+
     document = json.dumps(report_json(report), indent=2, allow_nan=False)
     write_atomic(folder / "report.json", f"{document}\n".encode())
     write_atomic(folder / "report.md", render_markdown(report).encode())
