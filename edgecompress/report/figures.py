@@ -24,7 +24,8 @@ def final_metric(candidate: Candidate | None) -> Metric | None:
 def net_ms(samples: LatencySamples) -> NDArray[np.float64]:
     """Return a process's call times with the waiting for a core taken out, in milliseconds."""
     wall = np.asarray(samples.wall_ms, dtype=np.float64)
-    net = wall - np.nan_to_num(np.asarray(samples.waited_ms, dtype=np.float64))
+    with np.errstate(over="ignore"):  # what overflows is not finite and falls out below
+        net = wall - np.nan_to_num(np.asarray(samples.waited_ms, dtype=np.float64))
     return net[np.isfinite(net)]
 
 
