@@ -7,74 +7,29 @@ import json
 import os
 import re
 import shlex
-import shutil
 import signal
 import subprocess
 import sys
 import tomllib
 from dataclasses import replace
-from functools import partial
 from io import StringIO
 from pathlib import Path
 
-import blobs
 import jsonschema
 import numpy as np
 import pytest
 import sample_report
-import tiny_models
 import torch
+from command_line import EDGECOMPRESS, document, quick_profile, result
 
-from edgecompress import errors, records
+from edgecompress import errors
 from edgecompress.cli import main as main_module
 from edgecompress.cli.main import explain, main
 from edgecompress.cli.show import Progress, table
-from edgecompress.recipe import MeasureSettings, load_recipe
-from edgecompress.report.document import report_schema
+from edgecompress.recipe import load_recipe
 from edgecompress.report.write import write_report
 
-HERE = Path(__file__).parent
-EDGECOMPRESS = [
-    sys.executable,
-    "-c",
-    "import sys; from edgecompress.cli.main import main; sys.exit(main())",
-]
-
-
-@pytest.fixture(autouse=True)
-def _measure_briefly(monkeypatch):
-    """Let the commands measure five short processes a model instead of long ones."""
-    brief = partial(MeasureSettings, processes=(5,), seconds_per_process=0.02)
-    monkeypatch.setattr("edgecompress.recipe.MeasureSettings", brief)
-    monkeypatch.setattr("edgecompress.cli.costs.MeasureSettings", brief)
-
-
-@pytest.fixture
-def folder(tmp_path, monkeypatch):
-    """Stand in an empty folder that holds two tiny models."""
-    monkeypatch.chdir(tmp_path)
-    tiny_models.save_mlp(tmp_path / "model.onnx")
-    tiny_models.save_mlp(tmp_path / "large.onnx", width=64)
-    return tmp_path
-
-
-def quick_profile(folder: Path, budget: str, host: bool = True) -> str:
-    """Write a profile whose budgets are far from any limit, so that any machine decides them."""
-    (folder / "quick.toml").write_text(
-        f'name = "quick"\n[device]\ndescription = "q"\nhost = {str(host).lower()}\n'
-        f"[budget]\n{budget}\n"
-    )
-    return "quick.toml"
-
-
-def result(capsys) -> str:
-    return capsys.readouterr().out
-
-
-def document(capsys) -> dict:
-    found = json.loads(result(capsys))
-    assert found["schema_version"] == 1
-    return found
+pytestmark = pytest.mark.usefixtures("measure_briefly")
 
 
 # How a command ends
@@ -230,290 +185,7 @@ def test_nothing_but_training_imports_torch(folder):
 # Models from anywhere
 
 
-def test_check_prints_one_report_and_its_verdict(folder, capsys):
-    quick = quick_profile(folder, "latency_ms.p95 = 1000\nmodel_size_mb = 1")
-    assert main(["check", "model.onnx", "--profile", quick]) == 0
-    out = result(capsys)
-    assert out.startswith("PASS: model fits quick")
-    assert "latency_ms.p95" in out
-    assert "report.html" not in out
-    assert "\x1b" not in out
-
-
-def test_check_fails_over_budget(folder, capsys):
-    quick = quick_profile(folder, "model_size_mb = 0.0001")
-    assert main(["check", "model.onnx", "--profile", quick, "--json"]) == 1
-    found = document(capsys)
-    jsonschema.validate(found, report_schema())
-    assert found["verdict"] == "fail"
-    assert found["profile"] == "quick"
-    assert found["chosen"] == "model"
-    assert found["teacher"] is None
-    check = found["checks"][0]
-    assert (check["budget"], check["basis"], check["status"]) == ("model_size_mb", "exact", "fail")
-    assert found["candidates"][0]["path"] == "model.onnx"
-
-
-def test_check_of_an_absent_device_without_a_basis_is_inconclusive(folder, capsys):
-    quick = quick_profile(folder, "latency_ms.p95 = 1000", host=False)
-    assert main(["check", "model.onnx", "--profile", quick, "--json"]) == 3
-    assert document(capsys)["checks"][0]["basis"] == "none"
-
-
-def test_check_of_several_models_and_profiles_is_one_document(folder, capsys):
-    quick = quick_profile(folder, "model_size_mb = 0.001")
-    arguments = ["check", "model.onnx", "large.onnx", "--profile", quick]
-    assert main([*arguments, "--profile", "android-cpu", "--json"]) == 1
-    found = document(capsys)
-    jsonschema.validate(found, report_schema())
-    assert found["verdict"] == "fail"
-    each = [(r["chosen"], r["profile"], r["verdict"]) for r in found["reports"]]
-    assert each == [
-        ("model", "quick", "pass"),
-        ("model", "android-cpu", "pass"),
-        ("large", "quick", "fail"),
-        ("large", "android-cpu", "pass"),
-    ]
-
-
-def test_a_bad_model_among_several_leaves_the_others_judged(folder, capsys):
-    quick = quick_profile(folder, "model_size_mb = 0.001")
-    Path("torn.onnx").write_bytes(b"torn")
-    arguments = ["check", "torn.onnx", "model.onnx", "large.onnx", "--profile", quick, "--json"]
-    assert main(arguments) == 2  # bad input weighs more than the budget that large exceeds
-    printed = capsys.readouterr()
-    assert printed.err.count("error: ") == 1
-    assert "torn.onnx" in printed.err
-    found = json.loads(printed.out)
-    jsonschema.validate(found, report_schema())
-    assert [(r["chosen"], r["verdict"]) for r in found["reports"]] == [
-        ("model", "pass"),
-        ("large", "fail"),
-    ]
-
-
-def test_require_measured_lets_no_prediction_pass(folder, capsys):
-    arguments = ["check", "model.onnx", "--profile", "android-cpu", "--json"]
-    assert main([*arguments, "--require-measured"]) == 3
-    found = document(capsys)
-    latency = next(c for c in found["checks"] if c["basis"] == "predicted")
-    assert latency["status"] == "inconclusive"
-    assert latency["reason"].endswith("but a measurement is demanded")
-
-
-def test_models_of_one_name_are_told_apart(folder, capsys):
-    Path("other").mkdir()
-    shutil.copy("large.onnx", "other/model.onnx")
-    assert main(["measure", "model.onnx", "other/model.onnx", "--processes", "1", "--json"]) == 0
-    assert [m["label"] for m in document(capsys)["models"]] == ["model.onnx", "other/model.onnx"]
-
-
-def test_check_scores_labelled_data(folder, capsys):
-    x = np.eye(8, dtype=np.float32)
-    np.savez("data.npz", x=x, labels=np.arange(8))
-    quick = quick_profile(folder, "model_size_mb = 1")
-    assert main(["check", "model.onnx", "--profile", quick, "--data", "data.npz", "--json"]) == 0
-    metric = document(capsys)["candidates"][0]["metrics"]["accuracy"]
-    assert metric["split"] == "test"
-    assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
-
-
-def test_measure_shows_quantiles_memory_and_size(folder, capsys):
-    assert main(["measure", "model.onnx", "--processes", "1", "--batch", "3"]) == 0
-    out, err = capsys.readouterr()
-    head, row = out.splitlines()
-    for column in ("p50 ms", "p90 ms", "p95 ms", "p99 ms", "cold ms", "memory", "size"):
-        assert column in head
-    assert row.startswith("model")
-    assert "error" not in err
-
-
-def test_measure_as_json(folder, capsys):
-    arguments = ["measure", "model.onnx", "--processes", "1", "--batch", "3", "--threads", "1"]
-    assert main([*arguments, "--json"]) == 0
-    (found,) = document(capsys)["models"]
-    host = found["host"]
-    assert (host["batch"], host["threads"], host["processes"]) == (3, 1, 1)
-    assert set(host["latency_ms"]) == {"p50", "p90", "p95", "p99"}
-    assert found["size_bytes"] == Path("model.onnx").stat().st_size
-
-
-def test_quantize_writes_int8_models_and_compares_them(folder, capsys):
-    rng = np.random.default_rng(0)
-    np.savez("data.npz", x=rng.normal(size=(64, 64)).astype(np.float32))
-    arguments = ["quantize", "large.onnx", "--data", "data.npz", "--out", "int8"]
-    assert main([*arguments, "--set", "quantize.per_channel=false", "--json"]) == 0
-    found = document(capsys)
-    assert [m["label"] for m in found["models"]] == ["large", "int8-static", "int8-dynamic"]
-    assert found["models"][1]["parity"]["agreement"] > 0.9
-    assert found["models"][1]["size_bytes"] < found["models"][0]["size_bytes"]
-    assert sorted(p.name for p in Path("int8").iterdir()) == [
-        "int8-dynamic.onnx",
-        "int8-static.onnx",
-    ]
-
-
-def test_quantize_says_why_a_model_is_not_made(folder, capsys):
-    np.savez("data.npz", x=np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32))
-    assert main(["quantize", "model.onnx", "--data", "data.npz"]) == 0
-    out, err = capsys.readouterr()
-    assert "same class" not in out
-    assert "warning: int8-static: not made: static int8 has nothing to gain" in err
-
-
 # Runs
-
-
-@pytest.fixture(scope="module")
-def finished(tmp_path_factory):
-    """Run the whole chain on a tiny task, and hand out its folder, exit code and output."""
-    place = tmp_path_factory.mktemp("run")
-    shutil.copy(HERE / "blobs.py", place)
-    (place / "recipe.toml").write_text(blobs.RECIPE)
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)
-    with pytest.MonkeyPatch.context() as patch:
-        patch.chdir(place)
-        patch.setattr(sys, "stdout", out := StringIO())
-        patch.setattr(sys, "stderr", err := StringIO())
-        code = main(["run", "recipe.toml", "--profile", "android-cpu", "--json"])
-    torch.set_num_threads(threads)
-    return place, code, out.getvalue(), err.getvalue()
-
-
-def test_run_prints_the_report_and_writes_it(finished):
-    place, code, out, err = finished
-    assert code == 0, err
-    found = json.loads(out)
-    jsonschema.validate(found, report_schema())
-    assert found == json.loads((place / "edgecompress-run" / "report.json").read_text())
-    assert (place / "edgecompress-run" / "report.html").exists()
-    assert "distill" in err
-
-
-def test_a_stopped_run_shares_the_store(finished, monkeypatch, capsys):
-    monkeypatch.chdir(finished[0])
-    assert main(["export", "recipe.toml", "--json"]) == 0
-    out, err = capsys.readouterr()
-    found = json.loads(out)
-    assert "started" not in err
-    assert [training["stage"] for training in found["trainings"]] == [
-        "teacher",
-        "distill",
-        "redistill",
-    ]
-    assert [model["label"] for model in found["exports"]] == ["student-fp32", "pruned-fp32"]
-    assert main(["prune", "recipe.toml"]) == 0
-    assert " macs " in result(capsys)
-    assert main(["distill", "recipe.toml"]) == 0
-    assert "(goes on)" in result(capsys)
-
-
-def test_check_with_a_recipe_judges_the_loss_against_its_teacher(finished, monkeypatch, capsys):
-    monkeypatch.chdir(finished[0])
-    model = json.loads(finished[2])["candidates"][0]["path"]
-    path = str(Path("edgecompress-run") / model)
-    quick = quick_profile(finished[0], "model_size_mb = 1")
-    assert main(["check", path, "--profile", quick, "--recipe", "recipe.toml", "--json"]) == 0
-    checks = document(capsys)["checks"]
-    assert [check["budget"] for check in checks] == ["model_size_mb", "accept.max_drop"]
-
-
-def test_a_stage_that_the_recipe_has_not_is_refused(finished, monkeypatch, capsys):
-    monkeypatch.chdir(finished[0])
-    Path("plain.toml").write_text('task = "blobs.py:task"\n')
-    assert main(["prune", "plain.toml", "--out", "plain"]) == 2
-    assert "recipe: has no [prune] section" in capsys.readouterr().err
-
-
-def test_max_time_keeps_what_is_finished(finished, monkeypatch, capsys):
-    monkeypatch.chdir(finished[0])
-    arguments = ["run", "recipe.toml", "--profile", "android-cpu", "--out", "late"]
-    assert main([*arguments, "--max-time", "0.00001"]) == 4
-    assert "--max-time is used up" in capsys.readouterr().err
-
-
-def test_an_interrupted_run_says_what_is_kept(finished, monkeypatch, capsys):
-    def interrupt(*_: object) -> None:
-        raise KeyboardInterrupt
-
-    monkeypatch.chdir(finished[0])
-    monkeypatch.setattr("edgecompress.pipeline.compress.compress", interrupt)
-    assert main(["run", "recipe.toml", "--profile", "android-cpu", "--out", "my run"]) == 130
-    assert capsys.readouterr().err == (
-        "error: interrupted: finished stages are kept in 'my run'; "
-        "run the same command again to go on\n"
-    )
-
-
-def test_a_dry_run_shows_the_plan_and_touches_nothing(folder, capsys):
-    before = sorted(folder.iterdir())
-    arguments = ["run", "--profile", "cpu-1core", "--dry-run", "--set", "distill.epochs=7"]
-    assert main(arguments) == 0
-    out, err = capsys.readouterr()
-    assert "epochs=7" in out
-    assert "latency_ms.p95 <= 20" in out
-    assert err == "no recipe given: running the built-in digits task\n"
-    assert main([*arguments, "--json"]) == 0
-    found = document(capsys)
-    assert found["recipe"]["distill"]["epochs"] == 7
-    assert found["profile"]["name"] == "cpu-1core"
-    assert sorted(folder.iterdir()) == before
-
-
-@pytest.mark.parametrize(
-    ("made", "code"),
-    [(sample_report.passing, 0), (sample_report.failing, 1), (sample_report.undecided, 3)],
-)
-def test_report_shows_a_finished_run_and_ends_as_it_did(made, code, folder, capsys):
-    write_report(replace(made(), folder=folder / "run"), folder / "run")
-    (folder / "run" / "report.md").unlink()
-    assert main(["report", "run"]) == code
-    assert made().verdict.status.upper() in result(capsys)
-    assert (folder / "run" / "report.md").exists()
-    assert main(["report", "run", "--json"]) == code
-    jsonschema.validate(document(capsys), report_schema())
-
-
-def rewarded(report: records.Report, flips: int) -> records.Report:
-    """Return the report with `flips` more right answers of the chosen model on the test split."""
-
-    def better(evaluation: records.Evaluation) -> records.Evaluation:
-        scores = np.array(evaluation.scores)
-        scores[np.flatnonzero(scores == 0)[:flips]] = 1
-        metric = replace(evaluation.metric, value=float(scores.mean()))
-        return records.Evaluation(metric, tuple(scores.tolist()))
-
-    candidates = tuple(
-        replace(c, evaluations=tuple(map(better, c.evaluations))) if c.label == report.chosen else c
-        for c in report.candidates
-    )
-    return replace(report, candidates=candidates)
-
-
-def test_compare_pairs_scores_with_the_first_run(folder, capsys):
-    first = sample_report.passing()
-    for name, report in (
-        ("one", first),
-        ("two", rewarded(first, 3)),
-        ("other", replace(first, task="another", profile="ios-cpu")),
-    ):
-        write_report(replace(report, folder=folder / name), folder / name)
-    assert main(["compare", "one", "two", "other", "--json"]) == 0
-    out, err = capsys.readouterr()
-    one, two, other = json.loads(out)["runs"]
-    count = len(first.best.evaluation("test").scores)
-    assert one["difference"] is None
-    assert two["difference"]["value"] == pytest.approx(3 / count)
-    assert two["difference"]["low"] < 3 / count < two["difference"]["high"]
-    assert other["difference"] is None
-    assert "warning: the runs were judged by different profiles" in err
-    assert "warning: other: its scores cannot be paired with the first run's" in err
-    assert main(["compare", "one", "two"]) == 0
-    lines = result(capsys).splitlines()
-    assert len(lines) == 3
-    assert "against the first" in lines[0]
-    assert "+0." in lines[2]
 
 
 # Setting up

@@ -2,36 +2,24 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from dataclasses import replace
-from pathlib import Path
-
 import numpy as np
 import pytest
+from evidence import MODEL, evaluation, measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecompress.pipeline.choice import choose
 from edgecompress.profiles import Budget, Device, PredictionBasis, Profile
 from edgecompress.recipe import AcceptSettings
 from edgecompress.records import (
     BudgetCheck,
-    Candidate,
-    Evaluation,
-    LatencySamples,
     Measurement,
-    Metric,
-    OnnxModel,
-    Parity,
     Prediction,
     Quantiles,
-    Verdict,
 )
 from edgecompress.statistics import split_error, walsh_bounds
 from edgecompress.verdict import LOOKS, Evidence, decided, judge
 
 LIMIT = 10.0  # ms, of the p95
-MODEL = OnnxModel(Path("/m.onnx"), "0" * 64, 2_000_000)
 
 
 def host_profile(**budget: float) -> Profile:
@@ -62,18 +50,6 @@ def trace(
     base = rng.gamma(4.0, 0.01, (processes, calls)) + 1.0
     base *= p95 / (1 + 0.01 * 7.754)  # the gamma distribution's own 95 % quantile
     return list(base * (1 + spread * rng.standard_normal((processes, 1))))
-
-
-def measured(
-    running: Sequence[np.ndarray], waited: float = 0.0, uncontrolled: tuple[str, ...] = ()
-) -> Measurement:
-    """Return a measurement of these calls, each of which waited `waited` ms besides."""
-    samples = tuple(
-        LatencySamples(tuple(r + waited), (waited,) * len(r), 10, 50.0, 30_000_000, 20_000_000)
-        for r in running
-    )
-    q = Quantiles(*(float(np.quantile(running[0], x)) for x in (0.5, 0.9, 0.95, 0.99)))
-    return Measurement(samples, q, q, 50.0, 30_000_000, 1, 1, "host", uncontrolled)
 
 
 def latency_check(measurement: Measurement) -> BudgetCheck:
@@ -291,12 +267,6 @@ def test_a_measurement_here_never_passes_a_device_that_is_not_here() -> None:
 # Accuracy
 
 
-def evaluation(scores: Sequence[float], higher_is_better: bool = True) -> Evaluation:
-    mean = float(np.mean(scores))
-    metric = Metric("accuracy", mean, mean, mean, "validation", higher_is_better)
-    return Evaluation(metric, tuple(scores))
-
-
 @pytest.mark.parametrize(
     ("lost", "samples", "status"),
     [(0, 1000, "pass"), (0, 100, "inconclusive"), (4, 1000, "pass"), (40, 1000, "fail")],
@@ -318,100 +288,9 @@ def test_a_metric_that_should_fall_is_judged_the_other_way(higher: bool, status:
     assert check.status == status
 
 
-def test_of_errors_the_smaller_is_the_more_accurate() -> None:
-    two = [
-        candidate("worse", 1.0, scores=[0.5, 0.6] * 50),
-        candidate("better", 3.0, scores=[0.1, 0.2] * 50),
-    ]
-    two = [replace(c, evaluations=(evaluation(c.evaluations[0].scores, False),)) for c in two]
-    chosen, _ = choose(two, {c.label: verdict("pass") for c in two})
-    assert chosen is two[1]
-
-
 def test_accept_without_scores_is_open() -> None:
     check = judge(host_profile(), Evidence(MODEL), AcceptSettings(max_drop=0.1)).checks[-1]
     assert check.reason == "not scored beside the teacher; give data with labels"
 
 
 # The choice
-
-
-def candidate(
-    label: str, p50: float, size: int = 1000, scores: Sequence[float] = (1.0,) * 100
-) -> Candidate:
-    model = OnnxModel(Path(f"/{label}.onnx"), "0" * 64, size)
-    measurement = measured([np.full(50, p50)] * 5)
-    return Candidate(label, model, label, None, (evaluation(scores),), measurement, None)
-
-
-def verdict(status: str, value: float = 1.0) -> Verdict:
-    check = BudgetCheck("b", "ms", 1.0, value, value, value, status, "measured", "r")  # type: ignore[arg-type]
-    return Verdict(status, (check,), "r")  # type: ignore[arg-type]
-
-
-def test_the_fastest_of_those_that_tie() -> None:
-    good, tie, bad = [1.0] * 100, [1.0] * 99 + [0.0], [1.0] * 80 + [0.0] * 20
-    three = [
-        candidate("float", 3.0, scores=good),
-        candidate("int8", 1.0, scores=tie),
-        candidate("tiny", 0.1, scores=bad),
-    ]
-    chosen, reason = choose(three, {c.label: verdict("pass") for c in three})
-    assert chosen is three[1]
-    assert reason == (
-        "int8: meets every budget; ties with float for the best validation score of 3; "
-        "is the fastest of the 2 that tie (1 ms)"
-    )
-
-
-def test_equally_fast_ones_are_chosen_by_size() -> None:
-    two = [candidate("a", 1.0, size=500), candidate("b", 1.01, size=100)]
-    chosen, reason = choose(two, {c.label: verdict("pass") for c in two})
-    assert chosen is two[1]
-    assert "is the fastest, then the smallest of the 2 that tie" in reason
-
-
-def test_an_accepted_loss_is_spent_only_on_real_speed() -> None:
-    """The score of `quick` is worse beyond doubt, within what `[accept]` allows."""
-    worse = [1.0] * 180 + [0.0] * 20
-    for ms, shipped in ((0.5, "quick"), (0.95, "exact")):
-        two = [candidate("exact", 1.0, scores=[1.0] * 200), candidate("quick", ms, scores=worse)]
-        check = BudgetCheck("accept.max_drop", "", 0.2, 0.1, 0.07, 0.14, "pass", "measured", "")
-        passed = Verdict("pass", (check,), "")
-        chosen, reason = choose(two, {c.label: passed for c in two})
-        assert chosen is not None
-        assert chosen.label == shipped
-    chosen, reason = choose(
-        [two[0], candidate("quick", 0.5, scores=worse)], {c.label: passed for c in two}
-    )
-    assert reason == (
-        "quick: meets every budget; is 2x as fast as exact, "
-        "for a loss of validation score that [accept] allows"
-    )
-    chosen, _ = choose(two, {c.label: verdict("pass") for c in two})  # nothing is accepted
-    assert chosen is two[0]
-
-
-def test_budgets_come_before_accuracy() -> None:
-    two = [candidate("big", 3.0), candidate("small", 1.0, scores=[1.0] * 90 + [0.0] * 10)]
-    chosen, _ = choose(two, {"big": verdict("fail", 2.0), "small": verdict("inconclusive")})
-    assert chosen is two[1]
-
-
-def test_if_all_fail_the_closest_ships() -> None:
-    two = [candidate("far", 1.0), candidate("near", 3.0)]
-    chosen, reason = choose(two, {"far": verdict("fail", 5.0), "near": verdict("fail", 1.2)})
-    assert chosen is two[1]
-    assert reason.startswith("near: comes closest to its budgets")
-
-
-def test_only_candidates_with_parity_can_ship() -> None:
-    broken = Parity("float", 10, 1.0, 1.0, 0.5, False, "broken")
-    good = candidate("good", 3.0)
-    others = [
-        Candidate("broken", MODEL, "int8", broken, (), None, None),
-        Candidate("dropped", MODEL, "int8", None, (), None, None, dropped="slower than float"),
-    ]
-    verdicts = {c.label: verdict("pass") for c in [good, *others]}
-    assert choose([good, *others], verdicts)[0] is good
-    assert choose(others, verdicts) == (None, "no candidate passed parity")

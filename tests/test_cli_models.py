@@ -1,0 +1,148 @@
+"""The commands for any ONNX file: check, measure, quantize."""
+
+from __future__ import annotations
+
+import json
+import shutil
+from pathlib import Path
+
+import jsonschema
+import numpy as np
+import pytest
+from command_line import document, quick_profile, result
+
+from edgecompress.cli.main import main
+from edgecompress.report.document import report_schema
+
+pytestmark = pytest.mark.usefixtures("measure_briefly")
+
+
+def test_check_prints_one_report_and_its_verdict(folder, capsys):
+    quick = quick_profile(folder, "latency_ms.p95 = 1000\nmodel_size_mb = 1")
+    assert main(["check", "model.onnx", "--profile", quick]) == 0
+    out = result(capsys)
+    assert out.startswith("PASS: model fits quick")
+    assert "latency_ms.p95" in out
+    assert "report.html" not in out
+    assert "\x1b" not in out
+
+
+def test_check_fails_over_budget(folder, capsys):
+    quick = quick_profile(folder, "model_size_mb = 0.0001")
+    assert main(["check", "model.onnx", "--profile", quick, "--json"]) == 1
+    found = document(capsys)
+    jsonschema.validate(found, report_schema())
+    assert found["verdict"] == "fail"
+    assert found["profile"] == "quick"
+    assert found["chosen"] == "model"
+    assert found["teacher"] is None
+    check = found["checks"][0]
+    assert (check["budget"], check["basis"], check["status"]) == ("model_size_mb", "exact", "fail")
+    assert found["candidates"][0]["path"] == "model.onnx"
+
+
+def test_check_of_an_absent_device_without_a_basis_is_inconclusive(folder, capsys):
+    quick = quick_profile(folder, "latency_ms.p95 = 1000", host=False)
+    assert main(["check", "model.onnx", "--profile", quick, "--json"]) == 3
+    assert document(capsys)["checks"][0]["basis"] == "none"
+
+
+def test_check_of_several_models_and_profiles_is_one_document(folder, capsys):
+    quick = quick_profile(folder, "model_size_mb = 0.001")
+    arguments = ["check", "model.onnx", "large.onnx", "--profile", quick]
+    assert main([*arguments, "--profile", "android-cpu", "--json"]) == 1
+    found = document(capsys)
+    jsonschema.validate(found, report_schema())
+    assert found["verdict"] == "fail"
+    each = [(r["chosen"], r["profile"], r["verdict"]) for r in found["reports"]]
+    assert each == [
+        ("model", "quick", "pass"),
+        ("model", "android-cpu", "pass"),
+        ("large", "quick", "fail"),
+        ("large", "android-cpu", "pass"),
+    ]
+
+
+def test_a_bad_model_among_several_leaves_the_others_judged(folder, capsys):
+    quick = quick_profile(folder, "model_size_mb = 0.001")
+    Path("torn.onnx").write_bytes(b"torn")
+    arguments = ["check", "torn.onnx", "model.onnx", "large.onnx", "--profile", quick, "--json"]
+    assert main(arguments) == 2  # bad input weighs more than the budget that large exceeds
+    printed = capsys.readouterr()
+    assert printed.err.count("error: ") == 1
+    assert "torn.onnx" in printed.err
+    found = json.loads(printed.out)
+    jsonschema.validate(found, report_schema())
+    assert [(r["chosen"], r["verdict"]) for r in found["reports"]] == [
+        ("model", "pass"),
+        ("large", "fail"),
+    ]
+
+
+def test_require_measured_lets_no_prediction_pass(folder, capsys):
+    arguments = ["check", "model.onnx", "--profile", "android-cpu", "--json"]
+    assert main([*arguments, "--require-measured"]) == 3
+    found = document(capsys)
+    latency = next(c for c in found["checks"] if c["basis"] == "predicted")
+    assert latency["status"] == "inconclusive"
+    assert latency["reason"].endswith("but a measurement is demanded")
+
+
+def test_models_of_one_name_are_told_apart(folder, capsys):
+    Path("other").mkdir()
+    shutil.copy("large.onnx", "other/model.onnx")
+    assert main(["measure", "model.onnx", "other/model.onnx", "--processes", "1", "--json"]) == 0
+    assert [m["label"] for m in document(capsys)["models"]] == ["model.onnx", "other/model.onnx"]
+
+
+def test_check_scores_labelled_data(folder, capsys):
+    x = np.eye(8, dtype=np.float32)
+    np.savez("data.npz", x=x, labels=np.arange(8))
+    quick = quick_profile(folder, "model_size_mb = 1")
+    assert main(["check", "model.onnx", "--profile", quick, "--data", "data.npz", "--json"]) == 0
+    metric = document(capsys)["candidates"][0]["metrics"]["accuracy"]
+    assert metric["split"] == "test"
+    assert 0 <= metric["low"] <= metric["value"] <= metric["high"] <= 1
+
+
+def test_measure_shows_quantiles_memory_and_size(folder, capsys):
+    assert main(["measure", "model.onnx", "--processes", "1", "--batch", "3"]) == 0
+    out, err = capsys.readouterr()
+    head, row = out.splitlines()
+    for column in ("p50 ms", "p90 ms", "p95 ms", "p99 ms", "cold ms", "memory", "size"):
+        assert column in head
+    assert row.startswith("model")
+    assert "error" not in err
+
+
+def test_measure_as_json(folder, capsys):
+    arguments = ["measure", "model.onnx", "--processes", "1", "--batch", "3", "--threads", "1"]
+    assert main([*arguments, "--json"]) == 0
+    (found,) = document(capsys)["models"]
+    host = found["host"]
+    assert (host["batch"], host["threads"], host["processes"]) == (3, 1, 1)
+    assert set(host["latency_ms"]) == {"p50", "p90", "p95", "p99"}
+    assert found["size_bytes"] == Path("model.onnx").stat().st_size
+
+
+def test_quantize_writes_int8_models_and_compares_them(folder, capsys):
+    rng = np.random.default_rng(0)
+    np.savez("data.npz", x=rng.normal(size=(64, 64)).astype(np.float32))
+    arguments = ["quantize", "large.onnx", "--data", "data.npz", "--out", "int8"]
+    assert main([*arguments, "--set", "quantize.per_channel=false", "--json"]) == 0
+    found = document(capsys)
+    assert [m["label"] for m in found["models"]] == ["large", "int8-static", "int8-dynamic"]
+    assert found["models"][1]["parity"]["agreement"] > 0.9
+    assert found["models"][1]["size_bytes"] < found["models"][0]["size_bytes"]
+    assert sorted(p.name for p in Path("int8").iterdir()) == [
+        "int8-dynamic.onnx",
+        "int8-static.onnx",
+    ]
+
+
+def test_quantize_says_why_a_model_is_not_made(folder, capsys):
+    np.savez("data.npz", x=np.random.default_rng(0).normal(size=(64, 8)).astype(np.float32))
+    assert main(["quantize", "model.onnx", "--data", "data.npz"]) == 0
+    out, err = capsys.readouterr()
+    assert "same class" not in out
+    assert "warning: int8-static: not made: static int8 has nothing to gain" in err

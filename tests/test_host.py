@@ -1,0 +1,64 @@
+"""What this machine is, and what it can control."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import pytest
+
+from edgecompress.measuring import host
+
+
+def test_describe_host() -> None:
+    found = host.describe_host()
+    assert found.cores
+    assert found.onnxruntime in found.fingerprint
+    assert "\n" not in found.fingerprint
+
+
+@pytest.mark.parametrize(
+    ("isa", "saturates"),
+    [
+        (("sse4.1", "avx2", "fma"), True),
+        (("avx2", "avx512"), True),
+        (("avx2", "avx-vnni"), False),
+        (("avx512", "avx512-vnni"), False),
+        (("neon", "dotprod"), False),
+        ((), False),
+    ],
+)
+def test_int8_saturates_on_x86_without_vnni(isa: tuple[str, ...], saturates: bool) -> None:
+    assert host.saturates_int8(isa) is saturates
+
+
+def test_limits_are_said_in_words() -> None:
+    bare = host.Host("cpu", (0,), (), "Other", "powersave", 0.5, False, False, False, "1.0")
+    assert bare.limits == (
+        "a process cannot be pinned to a core",
+        "waiting for a core is not counted (no schedstat)",
+        "peak memory includes the start of Python",
+        "the clock follows the load (governor powersave)",
+        "a quota of 0.5 cores may throttle",
+    )
+    assert bare.fingerprint == "cpu, 1 cores, Other, governor powersave, quota 0.5, onnxruntime 1.0"
+
+
+@pytest.mark.parametrize(
+    ("files", "quota"),
+    [
+        ({"cpu.max": "max 100000"}, None),
+        ({"cpu.max": "50000 100000"}, 0.5),
+        ({"cpu.cfs_quota_us": "-1", "cpu.cfs_period_us": "100000"}, None),
+        ({"cpu.cfs_quota_us": "150000", "cpu.cfs_period_us": "100000"}, 1.5),
+        ({}, None),
+    ],
+)
+def test_quota_of_both_kinds_of_control_groups(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, files: dict[str, str], quota: float | None
+) -> None:
+    for name, text in files.items():
+        (tmp_path / name).write_text(text)
+    (tmp_path / "cpu.stat").write_text("nr_periods 5\nnr_throttled 2\n")
+    monkeypatch.setattr(host, "_groups", lambda: iter([tmp_path]))
+    assert host._quota() == quota
+    assert host.throttled_periods() == 2
