@@ -1,4 +1,4 @@
-"""Tasks are scored, loaded from the user's file, and told apart when anything of them changes."""
+"""Outputs are scored: metrics with their intervals, and how far to trust a teacher."""
 
 from __future__ import annotations
 
