@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import replace
 from pathlib import Path
+from types import SimpleNamespace
 
 import blobs
 import pytest
@@ -94,3 +95,23 @@ def test_the_test_split_is_out_of_sight_until_the_choice_is_made(tmp_path: Path)
     torch.set_num_threads(threads)
     assert report.test_reads in (2, 3)
     assert any(f"{choice.label} is slower here than the teacher: " in n for n in report.notes)
+
+
+def test_the_reason_is_the_one_given_while_all_stood_alike(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With faked measuring: only the winner is measured in full and passes; it had rivals."""
+    two, full = [candidate("student-fp32", 2.0), candidate("student-int8-static", 1.0)], set()
+
+    def measured(run, profile, models, processes, settled=None):
+        full.update(c.label for c in models if processes is None)
+        return tuple(models)
+
+    def judged(run, profile, one, teacher, score):
+        return Verdict("pass" if one.label in full else "inconclusive", (), "")
+
+    monkeypatch.setattr("edgecompress.pipeline.answer.measured", measured)
+    monkeypatch.setattr("edgecompress.pipeline.answer.teacher_score", lambda *given: None)
+    monkeypatch.setattr("edgecompress.pipeline.answer._judged", judged)
+    run = SimpleNamespace(recipe=SimpleNamespace(measure=None))
+    choice = settle(run, load_profile("cpu-1core"), two, None, None)  # type: ignore[arg-type]
+    assert choice.label == "student-int8-static"
+    assert "the fastest of the 2 that tie" in choice.reason

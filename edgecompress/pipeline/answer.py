@@ -61,7 +61,7 @@ def settle(
     screened = measured(run, profile, [*candidates, *aside], settings.screening_processes)
     known = {c.label: c for c in screened}
     teacher_validation = teacher_score(run, teacher, "validation")
-    settled: set[str] = set()
+    picked: dict[str, str] = {}  # why each was picked, while all stood on the same footing
     while True:
         competing = [known[c.label] for c in candidates]
         verdicts = {
@@ -70,15 +70,15 @@ def settle(
         }
         competing = without_slower(competing, verdicts)
         chosen, reason = choose(competing, verdicts)
-        if chosen is None or chosen.label in settled:
+        if chosen is None or chosen.label in picked:
             break
-        settled.add(chosen.label)
+        picked[chosen.label] = reason
         finalists = [chosen, *(known[a.label] for a in aside)]
         full = measured(run, profile, finalists, None, decided(profile, settings.processes))
         known.update({c.label: c for c in full})
     return Choice(
         chosen.label if chosen else None,
-        reason,
+        picked[chosen.label] if chosen else reason,
         tuple(competing),
         known[reference.label] if reference is not None else None,
     )
