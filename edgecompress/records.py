@@ -218,7 +218,10 @@ class Verdict:
 
 @dataclass(frozen=True)
 class Candidate:
-    """Hold one ONNX model that could ship, with everything known of it."""
+    """Hold one ONNX model that could ship, with everything known of it.
+
+    `measurement` was made on this host, `device` on the profile's own device.
+    """
 
     label: str
     model: OnnxModel
@@ -228,6 +231,7 @@ class Candidate:
     measurement: Measurement | None
     prediction: Prediction | None
     dropped: str | None = None
+    device: Measurement | None = None
 
     def evaluation(self, split: SplitName) -> Evaluation | None:
         """Return the evaluation on `split`, or None if that split was not read."""

@@ -51,13 +51,17 @@ LEVELS = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
 @dataclass(frozen=True)
 class Evidence:
-    """Hold what is known of one model; what is None was not measured, predicted or scored."""
+    """Hold what is known of one model; what is None was not measured, predicted or scored.
+
+    `measurement` was made on this host, `device` on the profile's own device.
+    """
 
     model: OnnxModel
     measurement: Measurement | None = None
     prediction: Prediction | None = None
     teacher: Evaluation | None = None
     candidate: Evaluation | None = None
+    device: Measurement | None = None
 
 
 @dataclass(frozen=True)

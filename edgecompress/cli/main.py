@@ -21,7 +21,8 @@ import typer
 from typer.exceptions import Exit, TyperException
 
 from edgecompress import __version__
-from edgecompress.cli.model_commands import check, measure, quantize
+from edgecompress.cli.check_command import check
+from edgecompress.cli.model_commands import measure, quantize
 from edgecompress.cli.run_commands import compare, distill, export, prune, report, run
 from edgecompress.cli.setup_commands import doctor, init, profiles
 from edgecompress.cli.show import say
