@@ -25,7 +25,7 @@ from edgecompress.statistics import quantile
 
 CHILD = Path(__file__).with_name("child.py")
 TIMEOUT_S = 180.0
-MIN_CALLS = 20  # a p95 of one process needs so many
+MIN_CALLS = 30  # so that two odd calls do not move the p95 of a process
 MAX_CALLS = 4000  # sampling then stops: more calls would only repeat what is known
 
 Decided = Callable[[str, Measurement], bool]
