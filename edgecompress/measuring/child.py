@@ -2,17 +2,21 @@
 
 Run by path, so that it can be pushed to any machine with Python, numpy and ONNX Runtime. The
 request: `model`, `inputs` (an npz file) and their `names` in its order, `threads`, `cores` to pin
-to (empty = do not pin), `seconds` of sampling, `min_calls`, `max_calls`. The answer: the fields of
-`LatencySamples`, and `uncontrolled`, in words; or `error`, when ONNX Runtime refuses the model or
-its inputs.
+to (empty = do not pin), `seconds` of sampling, `min_calls`, `max_calls`, and where wanted
+`memory_bytes`, the most that it may take, and `sustained_seconds`, to go on for so long. The
+answer: the fields of `LatencySamples`, and `uncontrolled`, in words; with `sustained_seconds` also
+what `sustain` returns; or `error`, when ONNX Runtime refuses the model or its inputs, and
+`out_of_memory`, whether that was for want of memory.
 """
 
 from __future__ import annotations
 
+import base64
 import contextlib
 import json
 import os
 import sys
+from array import array
 from collections.abc import Callable
 from pathlib import Path
 from statistics import median
@@ -26,7 +30,9 @@ with contextlib.suppress(ImportError):  # Windows counts no memory this way
     import resource
 
 AGREEMENT = 0.02  # two warm-up windows agree when their medians differ by less
+UNCOUNTED = "waiting for a core not counted"
 WINDOWS = 10  # at most so many windows of warm-up
+MOST_CALLS = 20_000_000  # of a sustained run: 160 MB of records
 Call = Callable[[], object]
 
 
@@ -61,6 +67,57 @@ class Memory:
             return 0
         highest = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
         return highest if sys.platform == "darwin" else highest * 1024
+
+
+class Sensors:
+    """Read a core's clock and the hottest temperature, each None where the system tells none."""
+
+    def __init__(self, core: int, system: Path = Path("/sys"), proc: Path = Path("/proc")) -> None:
+        self._clock = system / f"devices/system/cpu/cpu{core}/cpufreq/scaling_cur_freq"
+        self._zones = sorted(system.glob("class/thermal/thermal_zone*/temp"))
+        self._cpuinfo, self._core = proc / "cpuinfo", core
+
+    def clock_mhz(self) -> float | None:
+        """Return the clock now."""
+        with contextlib.suppress(OSError, ValueError):
+            return int(self._clock.read_text()) / 1e3
+        current = -1
+        with contextlib.suppress(OSError, ValueError):
+            for line in self._cpuinfo.read_text().splitlines():
+                name, _, value = (part.strip() for part in line.partition(":"))
+                if name == "processor":
+                    current = int(value)
+                elif name == "cpu MHz" and current == self._core:
+                    return float(value)
+        return None
+
+    def temperature_c(self) -> float | None:
+        """Return the highest plausible temperature of all zones."""
+        found = []
+        for zone in self._zones:
+            with contextlib.suppress(OSError, ValueError):
+                found.append(int(zone.read_text()) / 1e3)
+        return max((celsius for celsius in found if 0 < celsius < 150), default=None)
+
+
+def limit_memory(most: int) -> None:
+    """Let this process have at most `most` bytes of its own, where the system can see to that.
+
+    Writable memory is counted, not address space, of which the libraries reserve plenty.
+    """
+    if "resource" not in globals():
+        return
+    hard = resource.getrlimit(resource.RLIMIT_DATA)[1]
+    most = most if hard == resource.RLIM_INFINITY else min(most, hard)
+    with contextlib.suppress(ValueError, OSError):
+        resource.setrlimit(resource.RLIMIT_DATA, (most, hard))
+
+
+def is_out_of_memory(error: Exception) -> bool:
+    """Return whether the error is ONNX Runtime's or Python's way to say so."""
+    text = str(error).lower()
+    asked = ("bad_alloc", "bad allocation", "failed to allocate", "not enough memory")
+    return isinstance(error, MemoryError) or any(words in text for words in asked)
 
 
 def waiting_clock() -> Callable[[], int] | None:
@@ -137,13 +194,57 @@ def sample(call: Call, request: dict[str, Any]) -> tuple[list[float], list[float
     return wall, waited
 
 
+def sustain(call: Call, request: dict[str, Any]) -> dict[str, Any]:
+    """Call without a pause for `sustained_seconds`; record every call, and the sensors between.
+
+    The answer: `sustained_wall_ms` and `sustained_waited_ms` of every call, as little-endian floats
+    in base64, and `readings`: seconds since the start, calls so far, clock in MHz or None,
+    temperature in degrees Celsius or None; one at the start, one at the end, at most one a second.
+    """
+    waiting = waiting_clock() or (lambda: 0)
+    sensors = Sensors(request["cores"][0] if request["cores"] else 0)
+    wall, waited = array("f"), array("f")
+    length = int(request["sustained_seconds"] * 1e9)
+    began = perf_counter_ns()
+    due, every = 0, min(10**9, length // 40)
+    readings: list[tuple[float, int, float | None, float | None]] = []
+    while True:
+        passed = perf_counter_ns() - began
+        over = passed >= length or len(wall) >= MOST_CALLS
+        if passed >= due or over:
+            state = (sensors.clock_mhz(), sensors.temperature_c())
+            readings.append((passed / 1e9, len(wall), *state))
+            due = passed + every
+        if over:
+            break
+        start = perf_counter_ns()
+        queued = waiting()
+        call()
+        queued = waiting() - queued
+        wall.append((perf_counter_ns() - start) / 1e6)
+        waited.append(queued / 1e6)
+    return {
+        "sustained_wall_ms": _packed(wall),
+        "sustained_waited_ms": _packed(waited),
+        "readings": readings,
+    }
+
+
+def _packed(values: array[float]) -> str:
+    if sys.byteorder == "big":
+        values.byteswap()
+    return base64.b64encode(values.tobytes()).decode()
+
+
 def measure(request: dict[str, Any]) -> dict[str, Any]:
     """Answer one request."""
+    if request.get("memory_bytes"):
+        limit_memory(request["memory_bytes"])
     uncontrolled = []
     if not request["cores"] or not pin(request["cores"]):
         uncontrolled.append("not pinned to a core")
     if waiting_clock() is None:
-        uncontrolled.append("waiting for a core not counted")
+        uncontrolled.append(UNCOUNTED)
     with np.load(request["inputs"], allow_pickle=False) as file:
         inputs = dict(zip(request["names"], (file[key] for key in file), strict=True))
     memory = Memory()
@@ -155,6 +256,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     cold_start = perf_counter_ns() - start
     warmup_calls = warm_up(call, int(request["seconds"] * 1e8))
     wall, waited = sample(call, request)
+    lasting = sustain(call, request) if request.get("sustained_seconds") else {}
     return {
         "wall_ms": wall,
         "waited_ms": waited,
@@ -163,6 +265,7 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         "peak_memory_bytes": max(0, memory.peak() - baseline),
         "load_memory_bytes": max(0, loaded - baseline),
         "uncontrolled": uncontrolled,
+        **lasting,
     }
 
 
@@ -173,7 +276,8 @@ def main() -> None:
     try:
         answer = measure(json.load(sys.stdin))
     except Exception as error:  # ONNX Runtime's exceptions have no useful common class
-        answer = {"error": " ".join(str(error).split()) or type(error).__name__}
+        words = " ".join(str(error).split()) or type(error).__name__
+        answer = {"error": words, "out_of_memory": is_out_of_memory(error)}
     json.dump(answer, answer_to)
     answer_to.close()
 
