@@ -1,10 +1,12 @@
 """Judge a model against a profile's budgets. Pure.
 
-A latency is judged on the device itself only where this host is the device; there a verdict is a
-statement about the budgeted quantile over fresh processes: a one-sided signed-rank bound, its
-error of 5 % split over the looks, and a guard band for the machine's drift. What disturbed the
-measurement moves a verdict to INCONCLUSIVE, unless the model is far from the limit. A prediction
-passes only when its upper end fits, and fails only when its lower end does not.
+A latency is judged on the device itself only: this host where the profile says so, or a device
+that was measured over ssh or adb. There a verdict is a statement about the budgeted quantile over
+fresh processes: a one-sided signed-rank bound, its error of 5 % split over the looks, and a guard
+band for the machine's drift. What disturbed the measurement moves a verdict to INCONCLUSIVE, unless
+the model is far from the limit. Waiting for a core is taken out on the host; on a device it is the
+device's own and stays in. A prediction passes only when its upper end fits, and fails only when its
+lower end does not.
 """
 
 from __future__ import annotations
@@ -16,6 +18,7 @@ from math import ceil, floor, isfinite, log10
 from operator import attrgetter
 from statistics import mean, median
 
+from edgecompress.measuring.child import UNCOUNTED
 from edgecompress.measuring.latency import running_ms
 from edgecompress.profiles import Profile
 from edgecompress.recipe import AcceptSettings, MeasureSettings
@@ -95,21 +98,28 @@ def judge(
     taken as fixed beforehand. With `accept`, the drop from teacher to candidate is judged too, on
     the same samples. A single FAIL fails; otherwise a single INCONCLUSIVE leaves it open.
     """
+    source = _source(profile, evidence.measurement, evidence.device)
     checks = [
-        *_timings(profile, evidence.measurement, looks),
-        *_predicted(profile, evidence.prediction),
-        *_sizes(profile, evidence),
+        *_timings(profile, source, looks),
+        *(_predicted(profile, evidence.prediction) if source.basis == "host" else ()),
+        *_sizes(profile, evidence.model, source),
     ]
     if accept is not None:
         checks.append(_accuracy(accept, evidence))
     return Verdict(_overall(checks), tuple(checks), _summary(checks))
 
 
-def decided(profile: Profile, looks: Sequence[int] = LOOKS) -> Callable[[str, Measurement], bool]:
-    """Return the answer to: is it settled, or would more processes help?"""
+def decided(
+    profile: Profile, looks: Sequence[int] = LOOKS, on_device: bool = False
+) -> Callable[[str, Measurement], bool]:
+    """Return the answer to: is it settled, or would more processes help?
+
+    `on_device` says that the measurements are made on the profile's own device.
+    """
 
     def settled(_label: str, measurement: Measurement) -> bool:
-        checks = _timings(profile, measurement, looks)
+        source = _source(profile, measurement, measurement if on_device else None)
+        checks = _timings(profile, source, looks)
         return all(check.status != "inconclusive" for check in checks)
 
     return settled
@@ -126,38 +136,64 @@ def demand_measured(verdict: Verdict) -> Verdict:
     return Verdict(_overall(checks), checks, _summary(checks))
 
 
-def _timings(
-    profile: Profile, measurement: Measurement | None, looks: Sequence[int]
-) -> Iterator[BudgetCheck]:
-    """Yield the checks that the processes on this host decide: latency if it is the device."""
-    for quantile_name, level in LEVELS.items() if profile.device.host else ():
+@dataclass(frozen=True)
+class _Source:
+    """Hold the measurement that is judged, and where it was made."""
+
+    measurement: Measurement | None
+    basis: Basis
+
+    def figure(self, samples: LatencySamples, level: float) -> float:
+        """Return a quantile of one process, as this source is judged."""
+        own = self.basis == "on-device"  # there the interruptions are the device's own
+        return quantile(samples.wall_ms if own else running_ms(samples), level)
+
+
+def _source(profile: Profile, host: Measurement | None, device: Measurement | None) -> _Source:
+    """Return what stands for the profile's device: this host, the device, or the host for it."""
+    if profile.device.host:
+        return _Source(host, "measured")
+    return _Source(host, "host") if device is None else _Source(device, "on-device")
+
+
+def _timings(profile: Profile, source: _Source, looks: Sequence[int]) -> Iterator[BudgetCheck]:
+    """Yield the checks that processes decide; latency only if they ran on the device."""
+    for quantile_name, level in LEVELS.items() if source.basis != "host" else ():
         limit = getattr(profile.budget.latency_ms, quantile_name)
         if limit is not None:
-            read = partial(_quantile_of_process, level=level)
-            yield _timing(f"latency_ms.{quantile_name}", limit, read, measurement, looks)
+            read = partial(source.figure, level=level)
+            check = _timing(f"latency_ms.{quantile_name}", limit, read, source, looks)
+            yield _with_interruptions(check, source, level)
     if (limit := profile.budget.cold_start_ms) is not None:
         read_start = attrgetter("cold_start_ms")
-        yield _here(_timing("cold_start_ms", limit, read_start, measurement, looks), profile)
+        yield _labelled(_timing("cold_start_ms", limit, read_start, source, looks))
 
 
-def _quantile_of_process(samples: LatencySamples, level: float) -> float:
-    return quantile(running_ms(samples), level)
+def _with_interruptions(check: BudgetCheck, source: _Source, level: float) -> BudgetCheck:
+    """Show beside a device's figure what it is without its interruptions."""
+    if source.basis != "on-device" or source.measurement is None:
+        return check
+    without = median(quantile(running_ms(p), level) for p in source.measurement.processes)
+    words = f"{check.reason} ({without:.4g} {check.unit} without interruptions)"
+    return replace(check, reason=words)
 
 
 def _timing(
     name: str,
     limit: float,
     read: Callable[[LatencySamples], float],
-    measurement: Measurement | None,
+    source: _Source,
     looks: Sequence[int],
 ) -> BudgetCheck:
     """Judge the figure that `read` takes from each process."""
-    if measurement is None:
+    if (measurement := source.measurement) is None:
         return _unknown(name, "ms", limit, "not measured")
     values = [read(process) for process in measurement.processes]
     low, high = walsh_bounds(values, split_error(looks, ERROR).get(len(values), ERROR))
     noise, contention = disturbances(measurement)
-    typical = [_quantile_of_process(process, 0.5) for process in measurement.processes]
+    if source.basis == "on-device":
+        noise, contention = [words for words in noise if words != UNCOUNTED], []
+    typical = [source.figure(process, 0.5) for process in measurement.processes]
     guard = max(GUARD, abs(drift(typical)))
     bounds = Bounds(
         value=median(values),
@@ -168,7 +204,7 @@ def _timing(
         known=f"over {len(values)} processes",
         disturbed="; ".join(noise + contention),
     )
-    return _check(name, "ms", limit, bounds)
+    return _check(name, "ms", limit, bounds, source.basis)
 
 
 def disturbances(measurement: Measurement) -> tuple[list[str], list[str]]:
@@ -189,7 +225,7 @@ def disturbances(measurement: Measurement) -> tuple[list[str], list[str]]:
 
 def _predicted(profile: Profile, prediction: Prediction | None) -> Iterator[BudgetCheck]:
     """Yield the latency checks of a device that is not here."""
-    for name in () if profile.device.host else LEVELS:
+    for name in LEVELS:
         limit = getattr(profile.budget.latency_ms, name)
         if limit is None:
             continue
@@ -205,19 +241,25 @@ def _predicted(profile: Profile, prediction: Prediction | None) -> Iterator[Budg
         yield _check(f"latency_ms.{name}", "ms", limit, bounds, "predicted")
 
 
-def _sizes(profile: Profile, evidence: Evidence) -> Iterator[BudgetCheck]:
+def _sizes(profile: Profile, model: OnnxModel, source: _Source) -> Iterator[BudgetCheck]:
     """Yield the checks of memory and file size."""
     if (limit := profile.budget.peak_memory_mb) is not None:
-        if evidence.measurement is None:
-            yield _unknown("peak_memory_mb", "MB", limit, "not measured")
-        else:
-            peaks = [p.peak_memory_bytes / 1e6 for p in evidence.measurement.processes]
-            known = f"over {len(peaks)} processes"
-            bounds = Bounds(median(peaks), min(peaks), max(peaks), known=known)
-            yield _here(_check("peak_memory_mb", "MB", limit, bounds), profile)
+        yield _labelled(_memory(limit, source))
     if (limit := profile.budget.model_size_mb) is not None:
-        size = evidence.model.size_bytes / 1e6
+        size = model.size_bytes / 1e6
         yield _check("model_size_mb", "MB", limit, Bounds(size, size, size), "exact")
+
+
+def _memory(limit: float, source: _Source) -> BudgetCheck:
+    """Judge the peak over all processes; a system that counts no memory answers 0."""
+    if source.measurement is None:
+        return _unknown("peak_memory_mb", "MB", limit, "not measured")
+    peaks = [p.peak_memory_bytes / 1e6 for p in source.measurement.processes]
+    if min(peaks) <= 0:
+        return _unknown("peak_memory_mb", "MB", limit, "this system does not count memory")
+    known = f"over {len(peaks)} processes"
+    bounds = Bounds(median(peaks), min(peaks), max(peaks), known=known)
+    return _check("peak_memory_mb", "MB", limit, bounds, source.basis)
 
 
 def _accuracy(accept: AcceptSettings, evidence: Evidence) -> BudgetCheck:
@@ -228,7 +270,8 @@ def _accuracy(accept: AcceptSettings, evidence: Evidence) -> BudgetCheck:
     drop, low, high = score_drop(evidence.teacher, evidence.candidate)
     metric = evidence.candidate.metric
     known = f"lost, paired on {len(evidence.candidate.scores)} {metric.split} samples"
-    return _check(name, metric.name, limit, Bounds(drop, low, high, known=known))
+    bounds = Bounds(drop, low, high, known=known)
+    return _check(name, metric.name, limit, bounds, "measured")
 
 
 def score_drop(reference: Evaluation, candidate: Evaluation) -> tuple[float, float, float]:
@@ -238,9 +281,7 @@ def score_drop(reference: Evaluation, candidate: Evaluation) -> tuple[float, flo
     return paired_drop(first, second, ERROR)
 
 
-def _check(
-    name: str, unit: str, limit: float, bounds: Bounds, basis: Basis = "measured"
-) -> BudgetCheck:
+def _check(name: str, unit: str, limit: float, bounds: Bounds, basis: Basis) -> BudgetCheck:
     """Return the check that the bounds answer, with the reason in words."""
     status = bounds.status(limit)
     figure = f"{bounds.value:.4g} {unit} {bounds.known}".strip()
@@ -300,11 +341,11 @@ def _unknown(name: str, unit: str, limit: float, reason: str) -> BudgetCheck:
     return BudgetCheck(name, unit, limit, None, None, None, "inconclusive", "none", reason)
 
 
-def _here(check: BudgetCheck, profile: Profile) -> BudgetCheck:
+def _labelled(check: BudgetCheck) -> BudgetCheck:
     """Label a figure of this host that stands in for an absent device's."""
-    if profile.device.host or check.basis == "none":
+    if check.basis != "host":
         return check
-    return replace(check, basis="host", reason=f"on this host, not the device: {check.reason}")
+    return replace(check, reason=f"on this host, not the device: {check.reason}")
 
 
 def _overall(checks: Sequence[BudgetCheck]) -> Status:
