@@ -31,7 +31,6 @@ with contextlib.suppress(ImportError):  # Windows counts no memory this way
 
 AGREEMENT = 0.02  # two warm-up windows agree when their medians differ by less
 UNCOUNTED = "waiting for a core not counted"
-UNCOUNTED = "waiting for a core not counted"
 WINDOWS = 10  # at most so many windows of warm-up
 MOST_CALLS = 20_000_000  # of a sustained run: 160 MB of records
 Call = Callable[[], object]
