@@ -14,7 +14,8 @@ EdgecompressError                       70  a bug of ours, when nothing more pre
 └── ResourceError                        4  disk, memory, time, device
     ├── FolderLockedError                   another run holds the folder
     ├── OutOfTimeError                      --max-time
-    └── ChildFailedError                    a measuring process died or ran past its limits
+    ├── ChildFailedError                    a measuring process died or ran past its limits
+    └── DeviceError                         a phone or board over adb or ssh: away, full, unfit
 
 A message is one line: what (file, field), what was given, what was expected, what to do.
 """
@@ -110,3 +111,7 @@ class OutOfTimeError(ResourceError):
 
 class ChildFailedError(ResourceError):
     """Report a measuring process that died or ran past its limits."""
+
+
+class DeviceError(ResourceError):
+    """Report a phone or board that cannot be reached, went away, or cannot run a model."""

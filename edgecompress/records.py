@@ -164,10 +164,11 @@ class Quantiles:
 
 @dataclass(frozen=True)
 class Measurement:
-    """Hold what one model cost on this host: one `LatencySamples` a process, and the conditions.
+    """Hold what one model cost on one machine, `host`: one `LatencySamples` a process.
 
     `latency_ms` are medians over processes of each process's quantile, waiting taken out;
-    `uncontrolled` says in words what this system could not pin or count.
+    `uncontrolled` says in words what that system could not pin or count, and `conditions` how it
+    was found and left (a device's clocks, temperature, battery).
     """
 
     processes: tuple[LatencySamples, ...] = field(repr=False)
@@ -179,6 +180,7 @@ class Measurement:
     batch: int
     host: str
     uncontrolled: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
 
 
 @dataclass(frozen=True)

@@ -1,4 +1,7 @@
-"""Measure what models cost on this host: fresh pinned processes, interleaved, all samples kept."""
+"""Measure what models cost: fresh pinned processes, interleaved, all samples kept.
+
+On this host, or on any other `Machine` that can run the measuring process.
+"""
 
 from __future__ import annotations
 
@@ -6,11 +9,13 @@ import json
 import subprocess
 import sys
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import AbstractContextManager, contextmanager
+from dataclasses import dataclass
 from itertools import product
 from pathlib import Path
 from statistics import median
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,7 +37,60 @@ Decided = Callable[[str, Measurement], bool]
 Progress = Callable[[str], None]
 
 
-def measure(  # noqa: PLR0913 - two of the seven are the caller's callbacks
+@dataclass(frozen=True)
+class Task:
+    """Hold one model to measure, its inputs, and the request that each of its processes gets."""
+
+    model: OnnxModel
+    inputs: Arrays
+    request: Mapping[str, Any]
+
+
+@dataclass(frozen=True)
+class Surroundings:
+    """Name the machine, all that a latency depends on, and say what was and was not controlled."""
+
+    machine: str
+    uncontrolled: tuple[str, ...] = ()
+    conditions: tuple[str, ...] = ()
+
+
+class Bench(Protocol):
+    """A machine that is ready to measure some models."""
+
+    def run(self, label: str) -> dict[str, Any]:
+        """Return the answer of one fresh process for that model, as `child.py` words it."""
+
+    def surroundings(self) -> Surroundings:
+        """Return what the machine is and how the processes so far have found it."""
+
+
+Machine = Callable[[Mapping[str, Task]], AbstractContextManager[Bench]]
+
+
+@contextmanager
+def this_host(tasks: Mapping[str, Task]) -> Iterator[Bench]:
+    """Let the processes run here."""
+    yield _Host(tasks)
+
+
+class _Host:
+    def __init__(self, tasks: Mapping[str, Task]) -> None:
+        self._tasks = tasks
+        self._name = describe_host().fingerprint
+        self._throttled = throttled_periods()
+
+    def run(self, label: str) -> dict[str, Any]:
+        task = self._tasks[label]
+        # The last cores: the first one serves most interrupts.
+        cores = usable_cores()[-task.request["threads"] :]
+        return _run_child(task.model, {**task.request, "cores": list(cores)})
+
+    def surroundings(self) -> Surroundings:
+        return Surroundings(self._name, _notes(throttled_periods() - self._throttled))
+
+
+def measure(  # noqa: PLR0913 - two of the eight are the caller's callbacks
     models: Mapping[str, OnnxModel],
     inputs: Mapping[str, Arrays],
     settings: MeasureSettings,
@@ -40,12 +98,14 @@ def measure(  # noqa: PLR0913 - two of the seven are the caller's callbacks
     processes: int | None = None,
     decided: Decided | None = None,
     progress: Progress | None = None,
+    machine: Machine = this_host,
 ) -> dict[str, Measurement]:
     """Return a measurement for each label of `models`; `inputs` has the same labels.
 
     The models take turns, A B A B, one fresh process each, so that a drifting machine meets all
     alike. After each look (`settings.processes`, or `processes` alone) a model leaves when
-    `decided(label, measurement)` says so. No other measurement runs on the machine meanwhile.
+    `decided(label, measurement)` says so. No other measurement runs here meanwhile, nor one
+    started from here on another `machine`.
 
     Raise ModelError when a model does not run, ChildFailedError when its process dies.
     """
@@ -56,39 +116,37 @@ def measure(  # noqa: PLR0913 - two of the seven are the caller's callbacks
     answers: dict[str, list[dict[str, Any]]] = {label: [] for label in models}
     found: dict[str, Measurement] = {}
     with tempfile.TemporaryDirectory(prefix="edgecompress-") as folder, alone(say):
-        requests = {
-            label: _request(model, inputs[label], Path(folder) / f"{number}.npz", settings, threads)
+        tasks = {
+            label: _task(model, inputs[label], Path(folder) / f"{number}.npz", settings, threads)
             for number, (label, model) in enumerate(models.items())
         }
-        host, throttled = describe_host().fingerprint, throttled_periods()
-        waiting, done = list(models), 0
-        for look in looks:
-            for turn, label in product(range(done, look), waiting):
-                say(f"measuring {label}: process {turn + 1} of {look}")
-                answers[label].append(_run_child(models[label], requests[label]))
-            done, notes = look, _notes(throttled_periods() - throttled)
-            for label in waiting:
-                found[label] = _combine(answers[label], threads, settings.batch, host, notes)
-            waiting = [n for n in waiting if decided is None or not decided(n, found[n])]
+        with machine(tasks) as bench:
+            waiting, done = list(models), 0
+            for look in looks:
+                for turn, label in product(range(done, look), waiting):
+                    say(f"measuring {label}: process {turn + 1} of {look}")
+                    answers[label].append(bench.run(label))
+                done, now = look, bench.surroundings()
+                for label in waiting:
+                    found[label] = _combine(answers[label], threads, settings.batch, now)
+                waiting = [n for n in waiting if decided is None or not decided(n, found[n])]
     return found
 
 
-def _request(
+def _task(
     model: OnnxModel, arrays: Arrays, file: Path, settings: MeasureSettings, threads: int
-) -> dict[str, Any]:
+) -> Task:
     np.savez(file, *arrays.values())
-    cores = usable_cores()
-    return {
+    request = {
         "model": str(model.path),
         "inputs": str(file),
         "names": list(arrays),  # in the order of the file: not every name can be a key there
         "threads": threads,
-        # The last cores: the first one serves most interrupts.
-        "cores": list(cores[-threads:]),
         "seconds": settings.seconds_per_process,
         "min_calls": MIN_CALLS,
         "max_calls": MAX_CALLS,
     }
+    return Task(model, arrays, request)
 
 
 def _run_child(model: OnnxModel, request: Mapping[str, Any]) -> dict[str, Any]:
@@ -105,12 +163,20 @@ def _run_child(model: OnnxModel, request: Mapping[str, Any]) -> dict[str, Any]:
         raise ChildFailedError(
             f"{model.path}: measuring took over {TIMEOUT_S:g} s a process; give smaller inputs"
         ) from error
+    return read_answer(model, done.returncode, done.stdout, done.stderr)
+
+
+def read_answer(model: OnnxModel, status: int, output: bytes, errors: bytes) -> dict[str, Any]:
+    """Return the answer that a process gave.
+
+    Raise ModelError when the model does not run, ChildFailedError when its process died.
+    """
     try:
-        answer: dict[str, Any] = json.loads(done.stdout)
+        answer: dict[str, Any] = json.loads(output)
     except ValueError as error:
-        last = done.stderr.decode(errors="replace").strip().splitlines()[-1:]
+        last = errors.decode(errors="replace").strip().splitlines()[-1:]
         raise ChildFailedError(
-            f"{model.path}: the measuring process died (exit status {done.returncode})"
+            f"{model.path}: the measuring process died (exit status {status})"
             f"{': ' + last[0][:200] if last else ''}; is there enough memory?"
         ) from error
     if "error" in answer:
@@ -122,7 +188,7 @@ def _run_child(model: OnnxModel, request: Mapping[str, Any]) -> dict[str, Any]:
 
 
 def _combine(
-    answers: list[dict[str, Any]], threads: int, batch: int, host: str, notes: tuple[str, ...]
+    answers: list[dict[str, Any]], threads: int, batch: int, now: Surroundings
 ) -> Measurement:
     """Return the measurement that a model's processes make together."""
     uncontrolled = {words: None for answer in answers for words in answer["uncontrolled"]}
@@ -139,8 +205,9 @@ def _combine(
         peak_memory_bytes=round(median(s.peak_memory_bytes for s in samples)),
         threads=threads,
         batch=batch,
-        host=host,
-        uncontrolled=(*uncontrolled, *notes),
+        host=now.machine,
+        uncontrolled=(*uncontrolled, *now.uncontrolled),
+        conditions=now.conditions,
     )
 
 
