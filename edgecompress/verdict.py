@@ -14,10 +14,10 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
-from math import ceil, floor, isfinite, log10
 from operator import attrgetter
 from statistics import mean, median
 
+from edgecompress.bounds import FAR, Bounds, answer, conclude, unknown
 from edgecompress.measuring.child import UNCOUNTED
 from edgecompress.measuring.latency import running_ms
 from edgecompress.profiles import Profile
@@ -30,7 +30,6 @@ from edgecompress.records import (
     Measurement,
     OnnxModel,
     Prediction,
-    Status,
     Verdict,
 )
 from edgecompress.statistics import (
@@ -45,7 +44,6 @@ from edgecompress.statistics import (
 ACCEPT = "accept.max_drop"  # the name of the accuracy budget
 ERROR = 0.05  # of a one-sided bound, over all looks together
 GUARD = 0.02  # two quiet sets of processes, minutes apart, differ by 1.5 %
-FAR = 0.50  # how far from the limit a disturbed measurement still decides
 BURSTS = 0.01  # the share of time in bursts from which on they are refused
 WAITING = 0.05  # the share of time spent waiting for a core that counts as contention
 LOOKS = MeasureSettings().processes
@@ -65,25 +63,6 @@ class Evidence:
     teacher: Evaluation | None = None
     candidate: Evaluation | None = None
     device: Measurement | None = None
-
-
-@dataclass(frozen=True)
-class Bounds:
-    """Hold a figure with one-sided bounds, and how far from a limit they decide (ratios)."""
-
-    value: float
-    low: float
-    high: float
-    pass_margin: float = 0.0
-    fail_margin: float = 0.0
-    known: str = ""
-    disturbed: str = ""
-
-    def status(self, limit: float) -> Status:
-        """Return what the bounds say about `value <= limit`."""
-        if self.high * (1 + self.pass_margin) <= limit:
-            return "pass"
-        return "fail" if self.low > limit * (1 + self.fail_margin) else "inconclusive"
 
 
 def judge(
@@ -106,7 +85,7 @@ def judge(
     ]
     if accept is not None:
         checks.append(_accuracy(accept, evidence))
-    return Verdict(_overall(checks), tuple(checks), _summary(checks))
+    return conclude(checks)
 
 
 def decided(
@@ -133,7 +112,7 @@ def demand_measured(verdict: Verdict) -> Verdict:
         else c
         for c in verdict.checks
     )
-    return Verdict(_overall(checks), checks, _summary(checks))
+    return conclude(checks)
 
 
 @dataclass(frozen=True)
@@ -187,7 +166,7 @@ def _timing(
 ) -> BudgetCheck:
     """Judge the figure that `read` takes from each process."""
     if (measurement := source.measurement) is None:
-        return _unknown(name, "ms", limit, "not measured")
+        return unknown(name, "ms", limit, "not measured")
     values = [read(process) for process in measurement.processes]
     low, high = walsh_bounds(values, split_error(looks, ERROR).get(len(values), ERROR))
     noise, contention = disturbances(measurement)
@@ -204,7 +183,7 @@ def _timing(
         known=f"over {len(values)} processes",
         disturbed="; ".join(noise + contention),
     )
-    return _check(name, "ms", limit, bounds, source.basis)
+    return answer(name, "ms", limit, bounds, source.basis)
 
 
 def disturbances(measurement: Measurement) -> tuple[list[str], list[str]]:
@@ -230,7 +209,7 @@ def _predicted(profile: Profile, prediction: Prediction | None) -> Iterator[Budg
         if limit is None:
             continue
         if prediction is None:
-            yield _unknown(f"latency_ms.{name}", "ms", limit, "neither measured nor predicted")
+            yield unknown(f"latency_ms.{name}", "ms", limit, "neither measured nor predicted")
             continue
         typical = prediction.latency_ms.p50
         value: float = getattr(prediction.latency_ms, name)
@@ -238,7 +217,7 @@ def _predicted(profile: Profile, prediction: Prediction | None) -> Iterator[Budg
         high = value * prediction.high_factor if name == "p50" else value
         known = f"predicted (typical time {typical:.3g} ms)"
         bounds = Bounds(value, typical * prediction.low_factor, high, known=known)
-        yield _check(f"latency_ms.{name}", "ms", limit, bounds, "predicted")
+        yield answer(f"latency_ms.{name}", "ms", limit, bounds, "predicted")
 
 
 def _sizes(profile: Profile, model: OnnxModel, source: _Source) -> Iterator[BudgetCheck]:
@@ -247,31 +226,31 @@ def _sizes(profile: Profile, model: OnnxModel, source: _Source) -> Iterator[Budg
         yield _labelled(_memory(limit, source))
     if (limit := profile.budget.model_size_mb) is not None:
         size = model.size_bytes / 1e6
-        yield _check("model_size_mb", "MB", limit, Bounds(size, size, size), "exact")
+        yield answer("model_size_mb", "MB", limit, Bounds(size, size, size), "exact")
 
 
 def _memory(limit: float, source: _Source) -> BudgetCheck:
     """Judge the peak over all processes; a system that counts no memory answers 0."""
     if source.measurement is None:
-        return _unknown("peak_memory_mb", "MB", limit, "not measured")
+        return unknown("peak_memory_mb", "MB", limit, "not measured")
     peaks = [p.peak_memory_bytes / 1e6 for p in source.measurement.processes]
     if min(peaks) <= 0:
-        return _unknown("peak_memory_mb", "MB", limit, "this system does not count memory")
+        return unknown("peak_memory_mb", "MB", limit, "this system does not count memory")
     known = f"over {len(peaks)} processes"
     bounds = Bounds(median(peaks), min(peaks), max(peaks), known=known)
-    return _check("peak_memory_mb", "MB", limit, bounds, source.basis)
+    return answer("peak_memory_mb", "MB", limit, bounds, source.basis)
 
 
 def _accuracy(accept: AcceptSettings, evidence: Evidence) -> BudgetCheck:
     """Judge the drop from the teacher on the same samples, in the metric's bad direction."""
     name, limit = ACCEPT, accept.max_drop
     if evidence.teacher is None or evidence.candidate is None:
-        return _unknown(name, "", limit, "not scored beside the teacher; give data with labels")
+        return unknown(name, "", limit, "not scored beside the teacher; give data with labels")
     drop, low, high = score_drop(evidence.teacher, evidence.candidate)
     metric = evidence.candidate.metric
     known = f"lost, paired on {len(evidence.candidate.scores)} {metric.split} samples"
     bounds = Bounds(drop, low, high, known=known)
-    return _check(name, metric.name, limit, bounds, "measured")
+    return answer(name, metric.name, limit, bounds, "measured")
 
 
 def score_drop(reference: Evaluation, candidate: Evaluation) -> tuple[float, float, float]:
@@ -281,86 +260,8 @@ def score_drop(reference: Evaluation, candidate: Evaluation) -> tuple[float, flo
     return paired_drop(first, second, ERROR)
 
 
-def _check(name: str, unit: str, limit: float, bounds: Bounds, basis: Basis) -> BudgetCheck:
-    """Return the check that the bounds answer, with the reason in words."""
-    status = bounds.status(limit)
-    figure = f"{bounds.value:.4g} {unit} {bounds.known}".strip()
-    match status:
-        case "pass":
-            most = f", at most {bounds.high:.4g}" if bounds.high > bounds.low else ""
-            reason = f"{figure}{most}: {_apart(bounds.high, limit, unit)}"
-        case "fail":
-            needed = _rounded_up(bounds.high * (1 + bounds.pass_margin))
-            least = f", at least {bounds.low:.4g}" if bounds.high > bounds.low else ""
-            reason = (
-                f"{figure}{least}: {_apart(bounds.low, limit, unit)}; "
-                f"it would pass a limit of {needed:.4g} {unit}".strip()
-            )
-        case "inconclusive":
-            reason = f"{figure}, {_undecided(bounds, limit, unit)}"
-    low, high = (end if isfinite(end) else None for end in (bounds.low, bounds.high))
-    return BudgetCheck(name, unit, limit, bounds.value, low, high, status, basis, reason)
-
-
-def _undecided(bounds: Bounds, limit: float, unit: str) -> str:
-    """Say why the bounds decide nothing, and what would help."""
-    if not isfinite(bounds.high):
-        return "too few to say how far off that may be; measure more processes"
-    span = f"between {bounds.low:.4g} and {bounds.high:.4g}"
-    margin = bounds.fail_margin if bounds.value > limit else bounds.pass_margin
-    if bounds.disturbed and margin >= FAR:
-        return (
-            f"{span}, disturbed ({bounds.disturbed}): that decides only {FAR:.0%} away from "
-            f"{limit:.4g} {unit}; measure on a quiet machine"
-        )
-    guard = f", with a guard band of {margin:.1%} for drift" if margin else ""
-    return f"{span}{guard}: too close to {limit:.4g} {unit} to tell"
-
-
-def _apart(figure: float, limit: float, unit: str) -> str:
-    """Say how far a figure lies from its limit."""
-    side = "over" if figure > limit else "under"
-    if limit > 0:
-        return f"{abs(figure - limit) / limit:.1%} {side} the limit"
-    return f"{abs(figure - limit):.4g} {unit} {side} the limit"
-
-
-def _rounded_up(figure: float) -> float:
-    """Return the next figure of three digits that is not below.
-
-    >>> _rounded_up(23.41), _rounded_up(0.10001)
-    (23.5, 0.101)
-    """
-    if figure <= 0:
-        return 0.0
-    unit = 10.0 ** (floor(log10(figure)) - 2)
-    return float(f"{ceil(figure / unit - 1e-9) * unit:.6g}")
-
-
-def _unknown(name: str, unit: str, limit: float, reason: str) -> BudgetCheck:
-    return BudgetCheck(name, unit, limit, None, None, None, "inconclusive", "none", reason)
-
-
 def _labelled(check: BudgetCheck) -> BudgetCheck:
     """Label a figure of this host that stands in for an absent device's."""
     if check.basis != "host":
         return check
     return replace(check, reason=f"on this host, not the device: {check.reason}")
-
-
-def _overall(checks: Sequence[BudgetCheck]) -> Status:
-    found = {check.status for check in checks}
-    order: tuple[Status, ...] = ("fail", "inconclusive", "pass")
-    return next((status for status in order if status in found), "inconclusive")
-
-
-def _summary(checks: Sequence[BudgetCheck]) -> str:
-    overall = _overall(checks)
-    those = [f"{c.budget} ({c.reason})" for c in checks if c.status == overall]
-    match overall:
-        case "pass":
-            return f"all {len(checks)} budgets are met"
-        case "fail":
-            return f"over budget: {'; '.join(those)}"
-        case "inconclusive":
-            return f"not decided: {'; '.join(those) or 'the profile sets no budget'}"

@@ -9,7 +9,7 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "edgecompress"
 LEVELS = (
     {"errors", "records", "statistics"},
-    {"settings", "recipe", "profiles", "store", "runtime", "admission", "graphs"},
+    {"settings", "recipe", "profiles", "store", "runtime", "admission", "graphs", "bounds"},
     {"tasks", "teachers", "students"},
     {"distilling", "pruning", "exporting", "quantizing", "measuring"},
     {"verdict", "builtin"},
