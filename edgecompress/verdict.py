@@ -15,11 +15,11 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from operator import attrgetter
-from statistics import mean, median
+from statistics import median
 
-from edgecompress.bounds import FAR, Bounds, answer, conclude, unknown
-from edgecompress.measuring.child import UNCOUNTED
+from edgecompress.bounds import Bounds, answer, conclude, unknown
 from edgecompress.measuring.latency import running_ms
+from edgecompress.measuring.readings import ERROR, Read, read_processes, timing_bounds
 from edgecompress.profiles import Profile
 from edgecompress.recipe import AcceptSettings, MeasureSettings
 from edgecompress.records import (
@@ -32,20 +32,9 @@ from edgecompress.records import (
     Prediction,
     Verdict,
 )
-from edgecompress.statistics import (
-    burst_share,
-    drift,
-    paired_drop,
-    quantile,
-    split_error,
-    walsh_bounds,
-)
+from edgecompress.statistics import paired_drop, quantile
 
 ACCEPT = "accept.max_drop"  # the name of the accuracy budget
-ERROR = 0.05  # of a one-sided bound, over all looks together
-GUARD = 0.02  # two quiet sets of processes, minutes apart, differ by 1.5 %
-BURSTS = 0.01  # the share of time in bursts from which on they are refused
-WAITING = 0.05  # the share of time spent waiting for a core that counts as contention
 LOOKS = MeasureSettings().processes
 LEVELS = {"p50": 0.50, "p90": 0.90, "p95": 0.95, "p99": 0.99}
 
@@ -158,48 +147,14 @@ def _with_interruptions(check: BudgetCheck, source: _Source, level: float) -> Bu
 
 
 def _timing(
-    name: str,
-    limit: float,
-    read: Callable[[LatencySamples], float],
-    source: _Source,
-    looks: Sequence[int],
+    name: str, limit: float, read: Read, source: _Source, looks: Sequence[int]
 ) -> BudgetCheck:
     """Judge the figure that `read` takes from each process."""
-    if (measurement := source.measurement) is None:
+    if source.measurement is None:
         return unknown(name, "ms", limit, "not measured")
-    values = [read(process) for process in measurement.processes]
-    low, high = walsh_bounds(values, split_error(looks, ERROR).get(len(values), ERROR))
-    noise, contention = disturbances(measurement)
-    if source.basis == "on-device":
-        noise, contention = [words for words in noise if words != UNCOUNTED], []
-    typical = [source.figure(process, 0.5) for process in measurement.processes]
-    guard = max(GUARD, abs(drift(typical)))
-    bounds = Bounds(
-        value=median(values),
-        low=low,
-        high=high,
-        pass_margin=FAR if noise else guard,
-        fail_margin=FAR if noise or contention else guard,
-        known=f"over {len(values)} processes",
-        disturbed="; ".join(noise + contention),
-    )
+    readings = read_processes(source.measurement, read)
+    bounds = timing_bounds(readings, looks, own_interruptions=source.basis == "on-device")
     return answer(name, "ms", limit, bounds, source.basis)
-
-
-def disturbances(measurement: Measurement) -> tuple[list[str], list[str]]:
-    """Return in words what disturbed a measurement: either way, and upwards only.
-
-    Contention can only make a model look slower than it is, for the waiting is taken out and what
-    stays is cold caches: it takes away FAIL, not PASS.
-    """
-    running = [running_ms(p) for p in measurement.processes]
-    noise = list(measurement.uncontrolled)
-    if (share := mean(burst_share(times) for times in running)) > BURSTS:
-        noise.append(f"bursts of slow calls took {share:.0%} of the time")
-    wall = sum(sum(p.wall_ms) for p in measurement.processes)
-    waited = sum(sum(p.waited_ms) for p in measurement.processes)
-    contention = [f"other work held the core {waited / wall:.0%} of the time"]
-    return noise, contention if waited > WAITING * wall else []
 
 
 def _predicted(profile: Profile, prediction: Prediction | None) -> Iterator[BudgetCheck]:

@@ -10,6 +10,7 @@ from math import inf
 from edgecompress import __version__
 from edgecompress.distilling.distill import CONTROL
 from edgecompress.measuring.host import describe_host
+from edgecompress.measuring.readings import GUARD
 from edgecompress.pipeline.candidates import (
     TEST,
     export_network,
@@ -25,7 +26,7 @@ from edgecompress.profiles import Profile
 from edgecompress.recipe import MeasureSettings
 from edgecompress.records import Candidate, Evaluation, Report, Verdict
 from edgecompress.store import library_version
-from edgecompress.verdict import GUARD, Evidence, decided, judge
+from edgecompress.verdict import Evidence, decided, judge
 
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "accelerate", "numpy")
 

@@ -6,8 +6,9 @@ from collections.abc import Mapping, Sequence
 from dataclasses import replace
 from math import inf, isfinite
 
+from edgecompress.measuring.readings import GUARD
 from edgecompress.records import Candidate, Verdict
-from edgecompress.verdict import ACCEPT, GUARD, score_drop
+from edgecompress.verdict import ACCEPT, score_drop
 
 WORTHWHILE = 0.10  # the speed-up from which on an accepted loss of score is worth giving
 

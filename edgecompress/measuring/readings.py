@@ -1,0 +1,104 @@
+"""Turn what fresh processes showed into bounds, and say what disturbed them. Pure.
+
+A row of processes gives one figure each; their signed-rank bounds say where the figure lies, and
+margins say how far from a limit that decides. The margins cover what the processes of one set
+cannot show: the machine's drift from one set to the next, or that the set was disturbed.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass, replace
+from statistics import median
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompress.bounds import FAR, Bounds
+from edgecompress.measuring.child import UNCOUNTED
+from edgecompress.measuring.latency import running_ms
+from edgecompress.records import LatencySamples, Measurement
+from edgecompress.statistics import burst_share, drift, quantile, split_error, walsh_bounds
+
+ERROR = 0.05  # of a one-sided bound, over all looks together
+GUARD = 0.02  # two quiet sets of processes, minutes apart, differ by 1.5 %
+BURSTS = 0.01  # the share of time in bursts from which on they are refused
+WAITING = 0.05  # the share of time spent waiting for a core that counts as contention
+
+Floats = NDArray[np.float64]
+Read = Callable[[LatencySamples], float]
+
+
+@dataclass(frozen=True)
+class Readings:
+    """Hold what is read from a row of processes, in the order of time, one entry a process.
+
+    `figure` is what is judged and `typical` the median call, both in ms; `bursts` is the share of
+    a process's time in bursts; `wall_ms` and `waited_ms` are sums over its calls.
+    """
+
+    figure: Floats
+    typical: Floats
+    bursts: Floats
+    wall_ms: Floats
+    waited_ms: Floats
+    uncontrolled: tuple[str, ...] = ()
+
+    def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Readings:
+        """Return these processes alone."""
+        names = ("figure", "typical", "bursts", "wall_ms", "waited_ms")
+        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+
+
+def read_processes(measurement: Measurement, read: Read) -> Readings:
+    """Return what the judge needs of each process; `read` takes the figure that is judged."""
+    processes = measurement.processes
+    running = [running_ms(process) for process in processes]
+    return Readings(
+        figure=np.array([read(process) for process in processes]),
+        typical=np.array([quantile(times, 0.5) for times in running]),
+        bursts=np.array([burst_share(times) for times in running]),
+        wall_ms=np.array([sum(process.wall_ms) for process in processes]),
+        waited_ms=np.array([sum(process.waited_ms) for process in processes]),
+        uncontrolled=measurement.uncontrolled,
+    )
+
+
+def timing_bounds(
+    readings: Readings, looks: Sequence[int], own_interruptions: bool = False
+) -> Bounds:
+    """Return the bounds of a figure over processes, and the margins at which they decide.
+
+    `looks` are the numbers of processes at which a measurement may have been ended; any other
+    number is taken as fixed beforehand. `own_interruptions` says that what interrupts a process
+    there is the device's own, and no disturbance.
+    """
+    count = len(readings.figure)
+    low, high = walsh_bounds(readings.figure, split_error(looks, ERROR).get(count, ERROR))
+    noise, contention = disturbances(readings, own_interruptions)
+    guard = max(GUARD, abs(drift(readings.typical)))
+    return Bounds(
+        value=median(readings.figure.tolist()),
+        low=low,
+        high=high,
+        pass_margin=FAR if noise else guard,
+        fail_margin=FAR if noise or contention else guard,
+        known=f"over {count} processes",
+        disturbed="; ".join(noise + contention),
+    )
+
+
+def disturbances(
+    readings: Readings, own_interruptions: bool = False
+) -> tuple[list[str], list[str]]:
+    """Return in words what disturbed the processes: either way, and upwards only.
+
+    Contention can only make a model look slower than it is, for the waiting is taken out and what
+    stays is cold caches: it takes away FAIL, not PASS.
+    """
+    noise = [w for w in readings.uncontrolled if not (own_interruptions and w == UNCOUNTED)]
+    if (share := float(readings.bursts.mean())) > BURSTS:
+        noise.append(f"bursts of slow calls took {share:.0%} of the time")
+    waited = float(readings.waited_ms.sum() / readings.wall_ms.sum())
+    contention = [f"other work held the core {waited:.0%} of the time"]
+    return noise, contention if waited > WAITING and not own_interruptions else []
