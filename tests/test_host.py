@@ -59,6 +59,6 @@ def test_quota_of_both_kinds_of_control_groups(
     for name, text in files.items():
         (tmp_path / name).write_text(text)
     (tmp_path / "cpu.stat").write_text("nr_periods 5\nnr_throttled 2\n")
-    monkeypatch.setattr(host, "_groups", lambda: iter([tmp_path]))
+    monkeypatch.setattr(host, "_groups", lambda *_: iter([tmp_path]))
     assert host._quota() == quota
     assert host.throttled_periods() == 2

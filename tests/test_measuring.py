@@ -135,7 +135,7 @@ def test_a_model_leaves_after_the_look_that_decides(
         {"small": small, "large": large},
         {"small": row(), "large": row(256)},
         settings,
-        decided=lambda label, m: label == "small" or len(m.processes) == 4,
+        decided=lambda n, found: n == "small" or len(found[n].processes) == 4,
     )
     assert order == ["small", "large", "small", "large", "large", "large"]
     assert {label: len(m.processes) for label, m in found.items()} == {"small": 2, "large": 4}

@@ -72,7 +72,7 @@ def _measure(
         {m.label: m.inputs for m in models},
         settings,
         threads=profiles[0].runtime.threads,
-        decided=lambda label, found: all(answer(label, found) for answer in answers),
+        decided=lambda label, found: all(answer(label, found[label]) for answer in answers),
         progress=say,
     )
 

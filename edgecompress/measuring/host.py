@@ -10,6 +10,8 @@ from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
+import psutil
+
 # Instructions that change which kernels ONNX Runtime picks, as Linux spells them.
 _ISA = {
     "sse4_1": "sse4.1",
@@ -110,6 +112,19 @@ def usable_cores() -> tuple[int, ...]:
     return tuple(range(os.cpu_count() or 1))
 
 
+def free_memory() -> int:
+    """Return the bytes that a new process may fill before the system has to end one."""
+    free = [psutil.virtual_memory().available]
+    for folder in _groups("memory"):
+        limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
+        used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
+        if limit.isdecimal() and used.isdecimal():
+            pages = dict(line.split() for line in _read(folder / "memory.stat").splitlines())
+            cached = int(pages.get("inactive_file", 0))  # given back when it is needed
+            free.append(int(limit) - int(used) + cached)
+    return max(0, min(free))
+
+
 def throttled_periods() -> int:
     """Return how often a CPU quota has stopped this process's groups so far."""
     return sum(
@@ -157,11 +172,11 @@ def _quota() -> float | None:
     return min(quotas, default=None)
 
 
-def _groups() -> Iterator[Path]:
-    """Yield the folders of the CPU control groups of this process, up to the root."""
+def _groups(controller: str = "cpu") -> Iterator[Path]:
+    """Yield the folders of this process's control groups for one resource, up to the root."""
     for line in _read("/proc/self/cgroup").splitlines():
         _, controllers, name = line.split(":", 2)
-        if controllers and "cpu" not in controllers.split(","):
+        if controllers and controller not in controllers.split(","):
             continue
         top = Path("/sys/fs/cgroup") / controllers
         inside = top / name.lstrip("/")

@@ -21,7 +21,12 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompress.errors import ChildFailedError, ModelError
-from edgecompress.measuring.host import describe_host, throttled_periods, usable_cores
+from edgecompress.measuring.host import (
+    describe_host,
+    free_memory,
+    throttled_periods,
+    usable_cores,
+)
 from edgecompress.measuring.lock import alone
 from edgecompress.recipe import MeasureSettings
 from edgecompress.records import LatencySamples, Measurement, OnnxModel, Quantiles
@@ -33,7 +38,7 @@ TIMEOUT_S = 180.0
 MIN_CALLS = 30  # so that two odd calls do not move the p95 of a process
 MAX_CALLS = 4000  # sampling then stops: more calls would only repeat what is known
 
-Decided = Callable[[str, Measurement], bool]
+Decided = Callable[[str, Mapping[str, Measurement]], bool]
 Progress = Callable[[str], None]
 
 
@@ -84,7 +89,8 @@ class _Host:
         task = self._tasks[label]
         # The last cores: the first one serves most interrupts.
         cores = usable_cores()[-task.request["threads"] :]
-        return _run_child(task.model, {**task.request, "cores": list(cores)})
+        own = {"cores": list(cores), "memory_bytes": free_memory()}
+        return _run_child(task.model, {**task.request, **own})
 
     def surroundings(self) -> Surroundings:
         return Surroundings(self._name, _notes(throttled_periods() - self._throttled))
@@ -104,8 +110,8 @@ def measure(  # noqa: PLR0913 - two of the eight are the caller's callbacks
 
     The models take turns, A B A B, one fresh process each, so that a drifting machine meets all
     alike. After each look (`settings.processes`, or `processes` alone) a model leaves when
-    `decided(label, measurement)` says so. No other measurement runs here meanwhile, nor one
-    started from here on another `machine`.
+    `decided(label, found)` says so, where `found` holds what is known of every model by then. No
+    other measurement runs here meanwhile, nor one started from here on another `machine`.
 
     Raise ModelError when a model does not run, ChildFailedError when its process dies.
     """
@@ -129,7 +135,7 @@ def measure(  # noqa: PLR0913 - two of the eight are the caller's callbacks
                 done, now = look, bench.surroundings()
                 for label in waiting:
                     found[label] = _combine(answers[label], threads, settings.batch, now)
-                waiting = [n for n in waiting if decided is None or not decided(n, found[n])]
+                waiting = [n for n in waiting if decided is None or not decided(n, found)]
     return found
 
 
@@ -151,17 +157,18 @@ def _task(
 
 def _run_child(model: OnnxModel, request: Mapping[str, Any]) -> dict[str, Any]:
     """Return the answer of one fresh child."""
+    patience = TIMEOUT_S + request.get("sustained_seconds", 0.0)
     try:
         done = subprocess.run(
             [sys.executable, "-P", str(CHILD)],
             input=json.dumps(request).encode(),
             capture_output=True,
-            timeout=TIMEOUT_S,
+            timeout=patience,
             check=False,
         )
     except subprocess.TimeoutExpired as error:
         raise ChildFailedError(
-            f"{model.path}: measuring took over {TIMEOUT_S:g} s a process; give smaller inputs"
+            f"{model.path}: measuring took over {patience:g} s a process; give smaller inputs"
         ) from error
     return read_answer(model, done.returncode, done.stdout, done.stderr)
 
@@ -169,7 +176,8 @@ def _run_child(model: OnnxModel, request: Mapping[str, Any]) -> dict[str, Any]:
 def read_answer(model: OnnxModel, status: int, output: bytes, errors: bytes) -> dict[str, Any]:
     """Return the answer that a process gave.
 
-    Raise ModelError when the model does not run, ChildFailedError when its process died.
+    Raise ModelError when the model does not run, ChildFailedError when its process died or the
+    machine has too little memory for it.
     """
     try:
         answer: dict[str, Any] = json.loads(output)
@@ -179,6 +187,11 @@ def read_answer(model: OnnxModel, status: int, output: bytes, errors: bytes) -> 
             f"{model.path}: the measuring process died (exit status {status})"
             f"{': ' + last[0][:200] if last else ''}; is there enough memory?"
         ) from error
+    if answer.get("out_of_memory"):
+        raise ChildFailedError(
+            f"{model.path}: needs more memory than the machine has free: {answer['error'][:300]}; "
+            "give smaller inputs or a smaller model"
+        )
     if "error" in answer:
         raise ModelError(
             f"{model.path}: does not run: {answer['error'][:300]}; "
@@ -192,6 +205,7 @@ def _combine(
 ) -> Measurement:
     """Return the measurement that a model's processes make together."""
     uncontrolled = {words: None for answer in answers for words in answer["uncontrolled"]}
+    conditions = {words: None for answer in answers for words in answer.get("conditions", ())}
     fields = ("warmup_calls", "cold_start_ms", "peak_memory_bytes", "load_memory_bytes")
     samples = tuple(
         LatencySamples(tuple(a["wall_ms"]), tuple(a["waited_ms"]), **{f: a[f] for f in fields})
@@ -207,7 +221,7 @@ def _combine(
         batch=batch,
         host=now.machine,
         uncontrolled=(*uncontrolled, *now.uncontrolled),
-        conditions=now.conditions,
+        conditions=(*now.conditions, *conditions),
     )
 
 

@@ -201,7 +201,7 @@ def measured(
             settings,
             profile.runtime.threads,
             processes,
-            decided,
+            decided and (lambda label, found: decided(label, found[label])),
             lambda text: run.tick(text, 0, 0),
         ),
         title=f"measure {', '.join(models)}",
