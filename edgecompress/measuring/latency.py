@@ -189,8 +189,8 @@ def read_answer(model: OnnxModel, status: int, output: bytes, errors: bytes) -> 
         ) from error
     if answer.get("out_of_memory"):
         raise ChildFailedError(
-            f"{model.path}: needs more memory than the machine has free: {answer['error'][:300]}; "
-            "give smaller inputs or a smaller model"
+            f"{model.path}: needs more memory than the machine has free; give smaller inputs, or "
+            "measure on a larger machine"
         )
     if "error" in answer:
         raise ModelError(
