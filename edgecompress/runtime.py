@@ -152,11 +152,12 @@ def make_inputs(
     facts: ModelFacts,
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     inputs_file: Path | None = None,
+    seed: int = 0,
 ) -> dict[str, NDArray[Any]]:
     """Return one array an input: from `inputs_file` (npz), else made up, the same every time.
 
     Made-up inputs take their shape from `shapes` or the model, where a free dimension is 1;
-    integers are 0 (a valid index everywhere), texts empty, floats normal with a fixed seed.
+    integers are 0 (a valid index everywhere), texts empty, floats normal, drawn from `seed`.
     """
     shapes = shapes or {}
     given = read_npz(inputs_file, "--inputs") if inputs_file else {}
@@ -168,7 +169,7 @@ def make_inputs(
             raise UsageError(
                 f"{option}: the model has no input {unknown[0]!r}; it has {describe_inputs(facts)}"
             )
-    generator = np.random.default_rng(0)
+    generator = np.random.default_rng(seed)
     return {
         tensor.name: check_array(given[tensor.name], tensor, f"--inputs {inputs_file}")
         if tensor.name in given

@@ -11,8 +11,8 @@ LEVELS = (
     {"errors", "records", "statistics"},
     {"settings", "recipe", "profiles", "store", "runtime", "admission", "graphs", "bounds"},
     {"tasks", "teachers", "students"},
-    {"distilling", "pruning", "exporting", "quantizing", "measuring"},
-    {"verdict", "builtin"},
+    {"distilling", "pruning", "exporting", "quantizing", "measuring", "verifying"},
+    {"verdict", "baseline", "builtin"},
     {"pipeline"},
     {"report"},
     {"cli"},
@@ -32,7 +32,7 @@ OWNERS = {
     "sklearn": {"builtin.py"},
     "torch_pruning": {f"pruning/{name}.py" for name in ("graph", "plan", "prune", "ranking")},
 }
-TORCHLESS = LEVELS[0] | LEVELS[1] | {"tasks", "measuring", "verdict", "report"}
+TORCHLESS = LEVELS[0] | LEVELS[1] | {"tasks", "measuring", "verifying", "verdict", "report"}
 SOURCES = sorted(PACKAGE.rglob("*.py"))
 
 

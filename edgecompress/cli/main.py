@@ -26,6 +26,7 @@ from edgecompress.cli.model_commands import measure, quantize
 from edgecompress.cli.run_commands import compare, distill, export, prune, report, run
 from edgecompress.cli.setup_commands import doctor, init, profiles
 from edgecompress.cli.show import say
+from edgecompress.cli.verify_command import verify
 from edgecompress.errors import (
     EXIT_BAD_INPUT,
     EXIT_BUG,
@@ -61,7 +62,7 @@ def describe(
 
 
 COMMANDS: tuple[Callable[..., int], ...] = (
-    *(run, check, measure, distill, prune, export, quantize),
+    *(run, check, measure, distill, prune, export, quantize, verify),
     *(report, compare, init, doctor),
 )
 for command in COMMANDS:

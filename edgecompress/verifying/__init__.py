@@ -1,0 +1,1 @@
+"""Verify models on the kernels of other processors, which qemu imitates: answers, not times."""
