@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from pathlib import Path
 
 import onnx
 import onnx.defs
@@ -18,6 +19,8 @@ from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 from edgecompress import __version__
 
 _SHORT_NAMES = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}
+_PASSES_ON = ("Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape",
+              "Squeeze", "Unsqueeze")  # fmt: skip
 
 
 def tidy(model: ModelProto, labels: Sequence[str] = ()) -> ModelProto:
@@ -49,6 +52,19 @@ def labels_of(model: ModelProto) -> tuple[str, ...]:
     """Return the class labels that `tidy` wrote into a model; none where there are none."""
     texts = [entry.value for entry in model.metadata_props if entry.key == "labels"]
     return tuple(json.loads(texts[0])) if texts else ()
+
+
+def answering_operator(path: Path, output: str) -> str:
+    """Return the type of the operator that computes an output of an admitted file.
+
+    What only passes numbers on (casts, shapes, quantization) is looked through. Empty for an
+    output that nothing computes.
+    """
+    graph = onnx.load(path, load_external_data=False).graph
+    makers = {made: node for node in graph.node for made in node.output}
+    while (node := makers.get(output)) is not None and node.op_type in _PASSES_ON:
+        output = node.input[0]
+    return node.op_type if node is not None else ""
 
 
 def graphs(graph: GraphProto) -> Iterator[GraphProto]:

@@ -11,9 +11,6 @@ import pytest
 import torch
 from onnx import TensorProto, helper
 from safetensors.torch import save_file
-from sklearn.ensemble import RandomForestClassifier
-from sklearn.linear_model import LinearRegression, LogisticRegression, RidgeClassifier
-from sklearn.svm import LinearSVC
 from torch import Tensor, nn
 
 from edgecompress.errors import TeacherError
@@ -88,75 +85,6 @@ def test_module_that_wraps_its_logits(as_dict: bool) -> None:
     assert torch.equal(as_teacher(module, NAMES).logits(tensors()), expected)
 
 
-@pytest.mark.parametrize("estimator", [LogisticRegression(), RandomForestClassifier(9)])
-def test_probabilities_survive_the_softmax(estimator: object) -> None:
-    estimator.fit(FLAT, LABELS)
-    logits = as_teacher(estimator, NAMES).logits(tensors())
-    expected = estimator.predict_proba(FLAT)
-    np.testing.assert_allclose(torch.softmax(logits, 1).numpy(), expected, atol=1e-6)
-
-
-def test_one_hot_teacher_stays_certain() -> None:
-    class Sure:
-        def predict_proba(self, rows: np.ndarray) -> np.ndarray:
-            return np.eye(3)[np.zeros(len(rows), int)]
-
-    logits = as_teacher(Sure(), NAMES).logits(tensors(2))
-    assert torch.softmax(logits, 1)[:, 0].min() > 0.999999
-
-
-@pytest.mark.parametrize("estimator", [RidgeClassifier(), LinearSVC()])
-def test_decision_values_are_logits(estimator: object) -> None:
-    estimator.fit(FLAT, LABELS)
-    logits = as_teacher(estimator, NAMES).logits(tensors())
-    np.testing.assert_allclose(logits.numpy(), estimator.decision_function(FLAT), rtol=1e-5)
-
-
-def test_binary_margin_becomes_two_logits() -> None:
-    estimator = LinearSVC().fit(FLAT, LABELS > 0)
-    logits = as_teacher(estimator, ("cat", "other")).logits(tensors())
-    assert logits.shape == (90, 2)
-    assert np.array_equal(logits.argmax(1).numpy(), estimator.predict(FLAT).astype(int))
-
-
-def test_classes_known_by_name_are_put_in_the_task_order() -> None:
-    names = ("owl", "cat", "dog")
-    estimator = LogisticRegression().fit(FLAT, np.array(names)[LABELS])
-    assert list(estimator.classes_) == ["cat", "dog", "owl"]
-    logits = as_teacher(estimator, names).logits(tensors())
-    assert (logits.argmax(1).numpy() == LABELS).mean() > 0.9
-
-
-def test_whole_numbers_are_indices_even_where_names_are_digits() -> None:
-    estimator = LogisticRegression().fit(FLAT, LABELS.astype(float))
-    logits = as_teacher(estimator, ("2", "1", "0")).logits(tensors())
-    assert (logits.argmax(1).numpy() == LABELS).mean() > 0.9
-
-
-def test_estimator_fitted_with_column_names_does_not_warn() -> None:
-    estimator = LogisticRegression().fit(FLAT, LABELS)
-    estimator.feature_names_in_ = np.array(list("abcdef"), dtype=object)
-    assert as_teacher(estimator, NAMES).logits(tensors()).shape == (90, 3)
-
-
-def test_estimator_that_never_saw_a_class_is_refused() -> None:
-    estimator = LogisticRegression().fit(FLAT, LABELS % 2)
-    with pytest.raises(TeacherError) as refusal:
-        as_teacher(estimator, NAMES)
-    assert str(refusal.value) == (
-        "teacher: LogisticRegression was fitted on 2 classes (0, 1); expected the 3 class names "
-        "(cat, dog, owl) or their indices 0..2"
-    )
-
-
-def test_estimator_on_other_inputs_is_refused() -> None:
-    estimator = LogisticRegression().fit(FLAT[:, :5], LABELS)
-    with pytest.raises(
-        TeacherError, match=r"failed on x \(90, 2, 3\) float32: ValueError: X has 6"
-    ):
-        as_teacher(estimator, NAMES).logits(tensors())
-
-
 def onnx_file(path: Path, batch: int | str, name: str = "x", softmax: bool = False) -> Path:
     """Write a linear model; with `softmax`, one as classifiers come: label, then probabilities."""
     weight = DRAWS.normal(size=(6, 3)).astype(np.float32)
@@ -197,6 +125,15 @@ def test_onnx_file_that_ends_in_a_softmax_teaches_its_logarithm(tmp_path: Path) 
     np.testing.assert_allclose(torch.softmax(logits, 1), expected, atol=1e-5)
 
 
+def test_row_of_logits_that_happens_to_sum_to_one_stays(tmp_path: Path) -> None:
+    path = onnx_file(tmp_path / "m.onnx", "n")
+    weight = onnx.numpy_helper.to_array(onnx.load(path).graph.initializer[0]).astype(np.float64)
+    row = np.linalg.pinv(weight.T) @ np.array([0.2, 0.3, 0.5])
+    batch = {"x": torch.from_numpy(row.reshape(1, 2, 3).astype(np.float32))}
+    logits = as_teacher(path, NAMES).logits(batch)
+    np.testing.assert_allclose(logits[0], [0.2, 0.3, 0.5], atol=1e-5)
+
+
 def test_onnx_file_with_other_input_names_is_refused(tmp_path: Path) -> None:
     path = onnx_file(tmp_path / "m.onnx", "n", "picture")
     with pytest.raises(TeacherError) as refusal:
@@ -230,8 +167,7 @@ def test_broken_onnx_file_is_refused(tmp_path: Path, content: bytes | None) -> N
             None,
             "teacher: its type is NoneType; expected a torch module, an estimator with predict",
         ),
-        (LinearRegression(), "teacher: its type is LinearRegression; expected a torch module"),
-        (Path("a.joblib"), "teacher a.joblib: expected the path of an .onnx file; for other"),
+        (Path("a.joblib"), "teacher a.joblib: expected the path of an .onnx file, or of soft ta"),
         ("a.pt", "teacher a.pt: a pickled module runs its author's code when opened; return the"),
     ],
 )
@@ -347,3 +283,42 @@ def test_pickle_that_is_no_state_dict_is_not_opened(tmp_path: Path) -> None:
     torch.save([torch.zeros(1)], path)
     with pytest.raises(TeacherError, match="holds no state dict; expected what module"):
         load_weights_(Net(), path)
+
+
+def test_function_named_by_its_import_path(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    source = "from torch import nn\ndef build():\n    return nn.Flatten()\ndef torn():\n    1 / 0\n"
+    (tmp_path / "my_teachers.py").write_text(source)
+    monkeypatch.syspath_prepend(tmp_path)
+    teacher = as_teacher("my_teachers:build", tuple("abcdef"))
+    assert teacher.logits(tensors()).shape == (90, 6)
+    for spec, words in {
+        "my_teachers:missing": "AttributeError: module 'my_teachers' has no attribute 'missing'",
+        "no_such_package.models:build": "ModuleNotFoundError: No module named 'no_such_package'",
+        "my_teachers:torn": "ZeroDivisionError",
+    }.items():
+        with pytest.raises(TeacherError, match=f"teacher {spec}: {words}.*; expected module:func"):
+            as_teacher(spec, NAMES)
+
+
+def test_transformer_teaches_by_the_names_of_its_inputs() -> None:
+    transformers = pytest.importorskip("transformers")
+    torch.manual_seed(0)
+    sizes = {"hidden_size": 16, "num_attention_heads": 2, "intermediate_size": 16}
+    config = transformers.BertConfig(
+        vocab_size=50, num_hidden_layers=1, max_position_embeddings=12, **sizes
+    )
+    config.id2label = {0: "owl", 1: "cat", 2: "dog"}
+    config.label2id = {"owl": 0, "cat": 1, "dog": 2}
+    model = transformers.BertForSequenceClassification(config)
+    tokens = torch.randint(0, 50, (7, 12))
+    mask = (torch.arange(12) < 9).long().expand(7, 12)
+    # In this order, and given by place, the mask would be read as the tokens.
+    batch = {"attention_mask": mask, "input_ids": tokens}
+    with torch.no_grad():
+        expected = model.eval()(input_ids=tokens, attention_mask=mask).logits
+    as_named = as_teacher(model, ("owl", "cat", "dog")).logits(batch)
+    assert torch.equal(as_named, expected)
+    assert torch.equal(as_teacher(model, NAMES).logits(batch), expected[:, [1, 2, 0]])
+    assert torch.equal(as_teacher(model, ("a", "b", "c")).logits(batch), expected)
+    with pytest.raises(TeacherError, match=r"failed on tokens \(7, 12\) int64: (Type|Value)Error"):
+        as_teacher(model, NAMES).logits({"tokens": tokens})

@@ -33,7 +33,14 @@ from edgecompress.records import Arm, Artifact, Mode, PruningOutcome, TrainedNet
 from edgecompress.store import CHECKPOINT, StageCode, artifact, digest_of
 from edgecompress.tasks.checks import check_network, check_teacher_outputs
 from edgecompress.tasks.task import Split
-from edgecompress.teachers.adapters import CheckedTeacher, as_teacher, predict_logits
+from edgecompress.teachers.adapters import (
+    CheckedTeacher,
+    as_teacher,
+    built,
+    fingerprint,
+    members,
+    predict_logits,
+)
 from edgecompress.teachers.weights import load_weights_
 
 _ROOMS = ("distilling", "teachers")
@@ -68,7 +75,7 @@ class TeacherInHand:
 def obtain_teacher(run: Run) -> TeacherInHand:
     """Return the task's teacher, trained first if the recipe has a `[teacher]` section."""
     torch.manual_seed(mixed_seed(run.recipe.seed, 1))
-    source = run.task.teacher()
+    source = built(run.task.teacher())
     network = _as_network(run, source) if isinstance(source, nn.Module) else None
     if run.recipe.teacher is not None and network is None:
         raise TaskError(
@@ -80,7 +87,10 @@ def obtain_teacher(run: Run) -> TeacherInHand:
     )
     outputs = predict_logits(teacher, run.task.validation.inputs)
     check_teacher_outputs(run.task, outputs)
-    digest = network.digest if network else digest_of(outputs.tobytes().hex())
+    for member in members(teacher):
+        check_teacher_outputs(run.task, predict_logits(member, run.task.validation.inputs))
+    digest = digest_of([outputs.tobytes().hex(), fingerprint(teacher)])
+    digest = network.digest if network else digest
     onnx = Path(source) if isinstance(source, str | Path) else None
     return TeacherInHand(teacher, digest, network, onnx)
 

@@ -5,7 +5,6 @@ Each refusal is one line that names the split, the input and the sample, and say
 
 from __future__ import annotations
 
-import hashlib
 import inspect
 from collections.abc import Iterator
 from typing import Any
@@ -16,6 +15,7 @@ from scipy.optimize import linear_sum_assignment
 
 from edgecompress.errors import DataError, TaskError, TeacherError
 from edgecompress.settings import did_you_mean
+from edgecompress.store import row_digests
 from edgecompress.tasks.metrics import first_non_finite
 from edgecompress.tasks.task import ACCURACY, Metric, Split, Task
 
@@ -313,12 +313,7 @@ def _first_rows(split: Split) -> dict[bytes, int]:
 
 def sample_digests(split: Split) -> Iterator[bytes]:
     """Yield one digest a sample over all its inputs, in the order of their names."""
-    arrays = [np.ascontiguousarray(split.inputs[name]) for name in sorted(split.inputs)]
-    for row in range(len(split)):
-        digest = hashlib.blake2b(digest_size=16)
-        for array in arrays:
-            digest.update(array[row].tobytes())
-        yield digest.digest()
+    return row_digests(split.inputs)
 
 
 def _check_class_order(task: Task, confusion: NDArray[np.int64]) -> None:

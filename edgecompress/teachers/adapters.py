@@ -8,29 +8,33 @@ the order of the task's class names.
 from __future__ import annotations
 
 import contextlib
-import warnings
+import importlib
+import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from edgecompress.errors import ModelError, TeacherError
-from edgecompress.runtime import admit, main_output, session
+from edgecompress.errors import TeacherError
+from edgecompress.teachers.estimators import estimator_teacher
+from edgecompress.teachers.mixtures import (
+    ClassSubsets,
+    Ensemble,
+    EnsembleTeacher,
+    SubsetTeacher,
+    places,
+    shares,
+)
+from edgecompress.teachers.onnx_files import onnx_teacher
+from edgecompress.teachers.protocol import Teacher, column_order, named, reason
+from edgecompress.teachers.stored import StoredTargets, StoredTeacher, stored_teacher
 
-# Keeps the logarithm of a probability of zero finite; far below what any loss can tell from zero.
-SMALLEST_PROBABILITY = 1e-12
-
-
-class Teacher(Protocol):
-    """Answer a batch of named tensors with logits; the one thing a teacher must do."""
-
-    def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return logits of shape (batch, classes) for tensors with a leading batch axis."""
+_FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
@@ -95,135 +99,136 @@ def predict_logits(
 def as_teacher(
     source: object, class_names: tuple[str, ...], trust_code: bool = False
 ) -> CheckedTeacher:
-    """Return a teacher made of a module, an estimator, an ONNX file, or an object with `logits`.
+    """Return a teacher made of anything that can teach, its answers checked.
 
-    A pickled torch module (`.pt`, `.pth`) is opened only with `trust_code`, since opening it runs
-    what its author wrote into it. Raises TeacherError for what cannot teach.
+    `source` is a torch module (also of transformers), an estimator in the manner of scikit-learn,
+    the path of an ONNX file or of stored soft targets (.npz, .parquet), the import path
+    `module:function` of a function that returns one of these, an `Ensemble`, `ClassSubsets`, or
+    an object with `logits`. A pickled torch module (`.pt`, `.pth`) is opened only with
+    `trust_code`, since opening it runs what its author wrote into it. Raises TeacherError for
+    what cannot teach.
     """
     if isinstance(source, CheckedTeacher):
         return source
-    if isinstance(source, str | Path):
-        inner = _from_file(Path(source), trust_code)
-    elif isinstance(source, nn.Module):
-        inner = ModuleTeacher(source)
-    elif callable(getattr(source, "logits", None)):
-        return CheckedTeacher(source, len(class_names))  # type: ignore[arg-type]
-    elif callable(getattr(source, "predict_proba", None)):
-        inner = EstimatorTeacher(source, "predict_proba", _columns(source, class_names))
-    elif callable(getattr(source, "decision_function", None)):
-        inner = EstimatorTeacher(source, "decision_function", _columns(source, class_names))
+    source = built(source)
+    if isinstance(source, Ensemble):
+        inner: Teacher = _ensemble(source, class_names, trust_code)
+    elif isinstance(source, ClassSubsets):
+        inner = _subsets(source, class_names, trust_code)
+    elif isinstance(source, StoredTargets):
+        inner = stored_teacher(source, class_names)
+    elif isinstance(source, str | Path):
+        inner = _from_file(Path(source), class_names, trust_code)
     else:
+        inner = _from_object(source, class_names)
+    return CheckedTeacher(inner, len(class_names))
+
+
+def built(source: object) -> object:
+    """Return what the function of an import path `module:function` makes; else `source` itself."""
+    if not isinstance(source, str) or not _FACTORY.fullmatch(source):
+        return source
+    module, _, name = source.partition(":")
+    try:
+        make = getattr(importlib.import_module(module), name)
+        return make()
+    except Exception as error:  # foreign code may raise anything
+        raise TeacherError(
+            f"teacher {source}: {reason(error)}; expected module:function, importable from here, "
+            "that takes nothing and returns the teacher"
+        ) from error
+
+
+def members(teacher: CheckedTeacher) -> tuple[CheckedTeacher, ...]:
+    """Return the members of an ensemble, each of which answers for all classes; () for another."""
+    if not isinstance(teacher.inner, EnsembleTeacher):
+        return ()
+    return tuple(CheckedTeacher(member, teacher.classes) for member in teacher.inner.members)
+
+
+def fingerprint(teacher: Teacher) -> str:
+    """Return a digest of what a teacher knows beyond what a few of its answers would show.
+
+    That is the content of stored soft targets; empty for a teacher that computes its answers.
+    """
+    match teacher:
+        case CheckedTeacher():
+            return fingerprint(teacher.inner)
+        case StoredTeacher():
+            return teacher.fingerprint
+        case EnsembleTeacher() | SubsetTeacher():
+            return "".join(map(fingerprint, teacher.members))
+        case _:
+            return ""
+
+
+def _from_object(source: object, class_names: tuple[str, ...]) -> Teacher:
+    if isinstance(source, nn.Module):
+        return ModuleTeacher(source, _named_columns(source, class_names))
+    if callable(getattr(source, "logits", None)):
+        return source  # type: ignore[return-value]
+    teacher = estimator_teacher(source, class_names)
+    if teacher is None:
         raise TeacherError(
             f"teacher: its type is {type(source).__name__}; expected a torch module, an estimator "
-            "with predict_proba or decision_function, or the path of an ONNX file"
+            "with predict_proba, decision_function or predict, or the path of an ONNX file or of "
+            "stored soft targets"
         )
-    return CheckedTeacher(inner, len(class_names))
+    return teacher
+
+
+def _ensemble(source: Ensemble, class_names: tuple[str, ...], trust_code: bool) -> EnsembleTeacher:
+    members = tuple(as_teacher(member, class_names, trust_code) for member in source.members)
+    return EnsembleTeacher(members, shares(source.weights, len(members)))
+
+
+def _subsets(source: ClassSubsets, class_names: tuple[str, ...], trust_code: bool) -> SubsetTeacher:
+    known = places(source.experts, class_names)
+    weights = shares(source.weights, len(known))
+    members = tuple(as_teacher(e.source, e.class_names, trust_code) for e in source.experts)
+    return SubsetTeacher(members, known, weights)
 
 
 @dataclass(frozen=True)
 class ModuleTeacher:
     """Teach with a torch module, which is left exactly as it was found.
 
-    Inputs go in positionally, in the order of the dict. The output is a tensor, or an object or
-    dict that has one as `logits` (as transformers' models give).
+    Inputs go in positionally, in the order of the dict; into a model of transformers by name, for
+    there a mask in the place of the token ids would be taken without a word. The output is a
+    tensor, or an object or dict that has one as `logits`. `columns` is the column of each class
+    name, () for the order as it is.
     """
 
     module: nn.Module
+    columns: tuple[int, ...] = ()
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the module's logits, computed in eval mode without gradient."""
         weight = next(self.module.parameters(), None)
-        tensors = list(inputs.values())
         if weight is not None:
-            tensors = [tensor.to(weight.device) for tensor in tensors]
-        with _evaluating(self.module), torch.no_grad(), _named(inputs):
-            output = self.module(*tensors)
+            inputs = {name: tensor.to(weight.device) for name, tensor in inputs.items()}
+        with _evaluating(self.module), torch.no_grad(), named(inputs):
+            if hasattr(self.module, "main_input_name"):
+                output = self.module(**inputs)
+            else:
+                output = self.module(*inputs.values())
         if isinstance(output, Mapping):
             output = output.get("logits", output)
         found: Tensor = getattr(output, "logits", output)
+        if self.columns and isinstance(found, Tensor):
+            found = found[:, list(self.columns)]
         return found
 
 
-@dataclass(frozen=True)
-class EstimatorTeacher:
-    """Teach with a scikit-learn style estimator, which sees each sample as one flat row.
-
-    Probabilities become log-probabilities, so that `softmax(logits) == predict_proba`; softmax
-    over probabilities themselves would flatten a certain answer to almost nothing.
-    """
-
-    estimator: Any
-    method: str
-    columns: tuple[int, ...]
-
-    def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return log-probabilities or decision values in the order of the class names."""
-        rows = np.concatenate(
-            [t.cpu().numpy().reshape(len(t), -1) for t in inputs.values()], axis=1
-        )
-        with _named(inputs), warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "X does not have valid feature names")
-            answer = np.asarray(getattr(self.estimator, self.method)(rows), dtype=np.float64)
-        if self.method == "predict_proba":
-            answer = _log(answer)
-        elif answer.ndim == 1:  # the margin of the second of two classes
-            answer = np.stack([np.zeros_like(answer), answer], axis=1)
-        if self.columns and answer.shape[1:] == (len(self.columns),):
-            answer = answer[:, self.columns]
-        return torch.from_numpy(answer.astype(np.float32))
-
-
-@dataclass(frozen=True)
-class OnnxTeacher:
-    """Teach with an ONNX file's first float output, through an open session.
-
-    Many files end in a softmax: rows that are probabilities are taken at their logarithm.
-    """
-
-    path: Path
-    session: Any
-    names: tuple[str, ...]
-
-    def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the model's logits; a fixed batch dimension is fed in steps of its size."""
-        if set(inputs) != set(self.names):
-            raise TeacherError(
-                f"teacher {self.path}: takes the inputs {', '.join(self.names)}; the task has "
-                f"{', '.join(inputs)}; give them the same names"
-            )
-        arrays = {name: tensor.cpu().numpy() for name, tensor in inputs.items()}
-        samples = len(next(iter(arrays.values())))
-        fixed = self.session.get_inputs()[0].shape[:1]
-        step = fixed[0] if fixed and isinstance(fixed[0], int) else samples
-        output = [main_output(self.session).name]
-        with _named(inputs, str(self.path)):
-            parts = [
-                self.session.run(output, {k: v[i : i + step] for k, v in arrays.items()})[0]
-                for i in range(0, samples, step)
-            ]
-        answer = np.concatenate(parts)
-        return torch.from_numpy(_log(answer) if _are_probabilities(answer) else answer)
-
-
-def _log(probabilities: NDArray[Any]) -> NDArray[Any]:
-    logs: NDArray[Any] = np.log(np.clip(probabilities, SMALLEST_PROBABILITY, None))
-    return logs
-
-
-def _are_probabilities(answer: NDArray[Any]) -> bool:
-    """Return whether every row sums to one, as far as an int8 softmax keeps to it."""
-    if answer.ndim != 2 or answer.dtype.kind != "f" or (answer < 0).any():
-        return False
-    return bool((np.abs(answer.sum(axis=1) - 1) < 0.02).all())
-
-
-def _from_file(path: Path, trust_code: bool) -> Teacher:
+def _from_file(path: Path, class_names: tuple[str, ...], trust_code: bool) -> Teacher:
     if path.suffix == ".onnx":
-        return _from_onnx(path)
+        return onnx_teacher(path)
+    if path.suffix in (".npz", ".parquet"):
+        return stored_teacher(StoredTargets(path), class_names)
     if path.suffix not in (".pt", ".pth"):
         raise TeacherError(
-            f"teacher {path}: expected the path of an .onnx file; for other formats return the "
-            "loaded model itself"
+            f"teacher {path}: expected the path of an .onnx file, or of soft targets in .npz or "
+            ".parquet; for other formats return the loaded model itself"
         )
     if not trust_code:
         raise TeacherError(
@@ -233,7 +238,7 @@ def _from_file(path: Path, trust_code: bool) -> Teacher:
     try:
         module = torch.load(path, map_location="cpu", weights_only=False)
     except Exception as error:  # a pickle may raise anything
-        raise TeacherError(f"teacher {path}: cannot be opened: {_reason(error)}") from error
+        raise TeacherError(f"teacher {path}: cannot be opened: {reason(error)}") from error
     if not isinstance(module, nn.Module):
         raise TeacherError(
             f"teacher {path}: holds type {type(module).__name__}; expected a module; build the "
@@ -242,13 +247,16 @@ def _from_file(path: Path, trust_code: bool) -> Teacher:
     return ModuleTeacher(module)
 
 
-def _from_onnx(path: Path) -> Teacher:
-    try:
-        facts = admit(path)
-        opened = session(path)
-    except ModelError as error:
-        raise TeacherError(f"teacher {error}") from error
-    return OnnxTeacher(path, opened, tuple(tensor.name for tensor in facts.inputs))
+def _named_columns(module: nn.Module, class_names: tuple[str, ...]) -> tuple[int, ...]:
+    """Return the order of the classes that a model of transformers names in its configuration.
+
+    Only where its `id2label` holds the very class names; its default is LABEL_0, LABEL_1, ...
+    """
+    known = getattr(getattr(module, "config", None), "id2label", None)
+    labels = [str(known[key]) for key in sorted(known)] if isinstance(known, Mapping) else []
+    if labels == list(class_names) or sorted(labels) != sorted(class_names):
+        return ()
+    return column_order(labels, class_names, f"{type(module).__name__} has")
 
 
 @contextlib.contextmanager
@@ -262,55 +270,3 @@ def _evaluating(module: nn.Module) -> Iterator[None]:
     finally:
         for part in training:
             part.training = True
-
-
-@contextlib.contextmanager
-def _named(inputs: Mapping[str, Tensor], teacher: str = "") -> Iterator[None]:
-    """Turn what a foreign model raises into one line that names the inputs it was given."""
-    try:
-        yield
-    except TeacherError:
-        raise
-    except Exception as error:  # foreign code: each library has exceptions of its own
-        given = ", ".join(
-            f"{name} {tuple(t.shape)} {str(t.dtype).removeprefix('torch.')}"
-            for name, t in inputs.items()
-        )
-        raise TeacherError(
-            f"teacher{' ' + teacher if teacher else ''}: failed on {given}: {_reason(error)}"
-        ) from error
-
-
-def _columns(estimator: object, class_names: tuple[str, ...]) -> tuple[int, ...]:
-    """Return the estimator's column for each class name, in their order; () for the given order.
-
-    Whole numbers in `classes_` are indices of the class names; anything else is matched by name.
-    """
-    known = getattr(estimator, "classes_", None)
-    if known is None or not class_names:
-        return ()
-    keys = [_class_key(c) for c in np.asarray(known).tolist()]
-    for wanted in (list(range(len(class_names))), list(class_names)):
-        if set(keys) == set(wanted):
-            return tuple(keys.index(key) for key in wanted)
-    raise TeacherError(
-        f"teacher: {type(estimator).__name__} was fitted on {len(keys)} classes "
-        f"({_listed(keys)}); expected the {len(class_names)} class names ({_listed(class_names)}) "
-        f"or their indices 0..{len(class_names) - 1}"
-    )
-
-
-def _class_key(value: object) -> object:
-    """Return 1 for 1, 1.0 and True, and text for everything that is no whole number."""
-    if isinstance(value, bool | int | float) and float(value).is_integer():
-        return int(value)
-    return str(value)
-
-
-def _listed(values: Any) -> str:
-    return ", ".join(map(str, list(values)[:4])) + (", ..." if len(values) > 4 else "")
-
-
-def _reason(error: BaseException) -> str:
-    text = " ".join(str(error).split())
-    return f"{type(error).__name__}: {text if len(text) <= 200 else text[:197] + '...'}"
