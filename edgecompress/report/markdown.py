@@ -20,19 +20,20 @@ def render_markdown(report: Report) -> str:
 
 
 def _sections(report: Report) -> Iterator[tuple[str, str]]:
-    yield "Budgets", _table(tables.budget_table(report))
-    yield "Models", _table(tables.candidate_table(report))
+    yield "Budgets", render_table(tables.budget_table(report))
+    yield "Models", render_table(tables.candidate_table(report))
     yield "Did distillation help?", _bullets(*tables.training_lines(report))
-    yield "Pruning: asked and got", _table(tables.pruning_table(report))
-    yield "Parity", _table(tables.parity_table(report))
+    yield "Pruning: asked and got", render_table(tables.pruning_table(report))
+    yield "Parity", render_table(tables.parity_table(report))
     yield "What this does not say", _bullets(*words.limits(report), words.split_reads(report))
     yield "Notes", _bullets(*report.notes)
-    yield "Files", _table(tables.digest_table(report))
-    yield "Environment", _table(tables.environment_table(report))
-    yield "Settings", _table(tables.settings_table(report))
+    yield "Files", render_table(tables.digest_table(report))
+    yield "Environment", render_table(tables.environment_table(report))
+    yield "Settings", render_table(tables.settings_table(report))
 
 
-def _table(table: Table) -> str:
+def render_table(table: Table) -> str:
+    """Return a table, or nothing where it has no rows."""
     if not table.rows:
         return ""
     lines = [table.header, ["---"] * len(table.header), *table.rows]

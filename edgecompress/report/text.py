@@ -32,8 +32,8 @@ def _files(report: Report) -> str:
 
 def _verdict(report: Report) -> str:
     indent = " " * (len(report.verdict.status) + 2)
-    title = _wrap(words.clean(words.headline(report)), indent)
-    return f"{title}\n{_wrap(indent + words.clean(report.verdict.reason), indent)}"
+    title = wrap(words.clean(words.headline(report)), indent)
+    return f"{title}\n{wrap(indent + words.clean(report.verdict.reason), indent)}"
 
 
 def _budgets(report: Report) -> str:
@@ -89,10 +89,11 @@ def _remarks(report: Report) -> str:
         found += [f"{c.label}: {c.dropped}" for c in report.candidates if c.dropped]
     gains = [(training.stage, distillation_gain(training)) for training in report.trainings]
     found += [f"{stage}: {gain.words}" for stage, gain in gains[-1:] if gain]
-    return "\n".join(_wrap(f"- {words.clean(line)}", "  ") for line in found)
+    return "\n".join(wrap(f"- {words.clean(line)}", "  ") for line in found)
 
 
-def _wrap(text: str, indent: str) -> str:
+def wrap(text: str, indent: str) -> str:
+    """Return text broken at 100 columns, every line but the first after `indent`."""
     return textwrap.fill(text, WIDTH, subsequent_indent=indent, break_on_hyphens=False)
 
 

@@ -1,0 +1,132 @@
+"""Open what --baseline names: a model's file, or the report of an earlier check or run."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+from pydantic import BaseModel, Field, ValidationError
+from typer import BadParameter
+
+from edgecompress.baseline import Tolerance
+from edgecompress.cli.models import OpenModel, open_models
+from edgecompress.errors import UsageError
+from edgecompress.records import Metric, SplitName
+
+
+class _Score(BaseModel):
+    value: float | None
+    low: float | None
+    high: float | None
+    split: SplitName
+    higher_is_better: bool
+
+
+class _Candidate(BaseModel):
+    label: str
+    size_bytes: int = Field(ge=0)
+    metrics: dict[str, _Score]
+
+
+class _Report(BaseModel):
+    chosen: str | None
+    candidates: tuple[_Candidate, ...]
+
+    @property
+    def best(self) -> _Candidate | None:
+        return next((c for c in self.candidates if c.label == self.chosen), None)
+
+
+class _Reports(BaseModel):
+    reports: tuple[_Report, ...]
+
+
+@dataclass(frozen=True)
+class Known:
+    """Hold what a report says of one model."""
+
+    size_bytes: int
+    metrics: tuple[Metric, ...]
+
+
+@dataclass(frozen=True)
+class Baseline:
+    """Hold what models are compared with: the model's file, or what a report says of each."""
+
+    path: Path
+    tolerance: Tolerance
+    model: OpenModel | None = None
+    known: dict[str, Known] = field(default_factory=dict)
+
+    @property
+    def label(self) -> str:
+        """Return what the model is called while it is measured."""
+        return f"baseline {self.path}"
+
+    def known_of(self, label: str) -> Known:
+        """Return what the report says of the model that `label` is to replace.
+
+        The only model of a report stands for any; of several the one of the same name.
+        """
+        if len(self.known) == 1:
+            return next(iter(self.known.values()))
+        if label not in self.known:
+            raise UsageError(
+                f"--baseline {self.path}: holds no check of {label!r}, only of "
+                f"{', '.join(sorted(self.known))}; give the report or the file of one model"
+            )
+        return self.known[label]
+
+
+def share(given: object) -> float:
+    """Read a share such as `5%` or `0.05`."""
+    text = str(given).strip()
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and 0 <= value <= 10):
+        raise BadParameter(f"given {text!r}, expected a share such as 5% or 0.05")
+    return value
+
+
+def open_baseline(
+    path: Path, tolerance: Tolerance, shapes: Sequence[str], inputs: Path | None
+) -> Baseline:
+    """Return the baseline; its model gets the inputs that the others get."""
+    if path.suffix != ".json":
+        return Baseline(path, tolerance, open_models([path], shapes, inputs)[0])
+    return Baseline(path, tolerance, known=_read(path))
+
+
+def _read(path: Path) -> dict[str, Known]:
+    try:
+        text = path.read_bytes()
+    except OSError as error:
+        raise UsageError(f"--baseline {path}: cannot be read ({error.strerror})") from error
+    kind = _Reports if b'"reports"' in text else _Report
+    try:
+        found = kind.model_validate_json(text)
+    except ValidationError as error:
+        first = error.errors()[0]
+        where = ".".join(map(str, first["loc"])) or "the file"
+        raise UsageError(
+            f"--baseline {path}: {where}: {first['msg']}; expected a model's ONNX file, or what "
+            "'edgecompress check --json' or a run wrote (report.json)"
+        ) from error
+    reports = found.reports if isinstance(found, _Reports) else (found,)
+    models = {report.best.label: _known(report.best) for report in reports if report.best}
+    if not models:
+        raise UsageError(f"--baseline {path}: names no model; give the report of one, or its file")
+    return models
+
+
+def _known(candidate: _Candidate) -> Known:
+    metrics = (
+        Metric(name, s.value, s.low, s.high, s.split, s.higher_is_better)
+        for name, s in candidate.metrics.items()
+        if s.value is not None and s.low is not None and s.high is not None
+    )
+    return Known(candidate.size_bytes, tuple(metrics))
