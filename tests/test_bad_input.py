@@ -198,7 +198,7 @@ USAGE = {
     ),
     "time negative": (nothing, (*RUN, "--max-time", "-1"), 2, "given '-1', expected a number of"),
     "time not a number": (nothing, (*RUN, "--max-time", "nan"), 2, "given 'nan', expected"),
-    "target unknown": (nothing, (*RUN, "--target", "adb:x"), 2, "--target adb:x: expected host"),
+    "target unknown": (nothing, (*RUN, "--target", "usb:x"), 2, "--target usb:x: expected host"),
     "data and recipe": (
         good_model,
         (*DATA, "--recipe", "recipe.toml"),

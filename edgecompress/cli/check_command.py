@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -14,6 +15,8 @@ from edgecompress.errors import EdgecompressError, UsageError, gravest
 
 if TYPE_CHECKING:
     from edgecompress.cli.data import Samples
+    from edgecompress.measuring.targets.target import Target
+    from edgecompress.profiles import Profile
     from edgecompress.recipe import Recipe
 
 Data = Annotated[
@@ -39,7 +42,7 @@ def check(  # noqa: PLR0913 - each is an option of the command line
     ] = Path("edgecompress-run"),
     shape: options.Shapes = None,
     inputs: options.Inputs = None,
-    target: options.Target = "host",
+    target: options.TargetName = "host",
     as_json: options.Json = False,
     require_measured: options.RequireMeasured = False,
     trust_code: options.TrustCode = False,
@@ -47,16 +50,14 @@ def check(  # noqa: PLR0913 - each is an option of the command line
     """Judge ONNX files against device profiles: latency, memory, size, cold start, accuracy."""
     from edgecompress.cli.checking import check_models
     from edgecompress.cli.models import open_models
-    from edgecompress.profiles import load_profile
     from edgecompress.recipe import MeasureSettings, load_recipe
     from edgecompress.report.document import report_json, reports_json
     from edgecompress.report.text import render_text
     from edgecompress.verdict import demand_measured
 
-    options.check_target(target)
     if data is not None and recipe is not None:
         raise UsageError("--data and --recipe: both given; each says what to score on, give one")
-    devices = [load_profile(name) for name in dict.fromkeys(profile)]
+    devices, where = _where(profile, target)
     asked = load_recipe(recipe) if recipe else None
     refused: list[EdgecompressError] = []
     opened = open_models(models, shape or (), inputs, refused=refused.append)
@@ -68,7 +69,7 @@ def check(  # noqa: PLR0913 - each is an option of the command line
     settings = (asked.measure if asked else None) or MeasureSettings()
     with progress() as shown:
         reports = check_models(
-            opened, devices, settings, samples, asked.accept if asked else None, shown.wait
+            opened, devices, settings, samples, asked.accept if asked else None, shown.wait, where
         )
     if require_measured:
         reports = [replace(r, verdict=demand_measured(r.verdict)) for r in reports]
@@ -79,6 +80,17 @@ def check(  # noqa: PLR0913 - each is an option of the command line
         emit("\n".join(render_text(found, files=False) for found in reports))
     verdicts = [options.EXIT_OF[found.verdict.status] for found in reports]
     return gravest([*verdicts, *(error.exit_code for error in refused)])
+
+
+def _where(profiles: Sequence[str], target: str) -> tuple[list[Profile], Target]:
+    """Return the profiles, each once, and the target that measures for them."""
+    from edgecompress.measuring.targets.target import parse_target
+    from edgecompress.profiles import load_profile
+
+    where = parse_target(target)
+    devices = [load_profile(name) for name in dict.fromkeys(profiles)]
+    options.refuse_host_profiles(where, devices)
+    return devices, where
 
 
 def _samples(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import platform
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from importlib.metadata import version
 from pathlib import Path
 
@@ -12,6 +13,8 @@ from edgecompress.cli.data import Samples, check_samples, score
 from edgecompress.cli.models import OpenModel
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
+from edgecompress.measuring.targets.machine import machine_of
+from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.profiles import Profile
 from edgecompress.recipe import AcceptSettings, MeasureSettings
 from edgecompress.records import Candidate, Measurement, Report
@@ -20,24 +23,26 @@ from edgecompress.verdict import Evidence, decided, judge
 Say = Callable[[str], None]
 
 
-def check_models(
+def check_models(  # noqa: PLR0913 - what is judged, by what, on what, and where
     models: Sequence[OpenModel],
     profiles: Sequence[Profile],
     settings: MeasureSettings,
     samples: Samples | None,
     accept: AcceptSettings | None,
     say: Say,
+    target: Target = HOST,
 ) -> list[Report]:
     """Return a report for every model on every profile, in that order.
 
-    Each model is measured once for each number of threads, until every profile is decided.
+    Each model is measured once for each number of threads, until every profile is decided: here,
+    or on `target`, which then is the device of every profile.
     """
     for model in models:
         if samples is not None:
             check_samples(model.facts, samples)
     measured = {
         threads: _measure(
-            models, [p for p in profiles if p.runtime.threads == threads], settings, say
+            models, [p for p in profiles if p.runtime.threads == threads], settings, say, target
         )
         for threads in sorted({profile.runtime.threads for profile in profiles})
     }
@@ -48,10 +53,8 @@ def check_models(
         _report(
             model,
             profile,
-            Evidence(
-                model=model.facts.model,
-                measurement=(found := measured[profile.runtime.threads][model.label]),
-                prediction=predict(found, profile),
+            replace(
+                _known(model, measured[profile.runtime.threads][model.label], profile, target),
                 teacher=teacher,
                 candidate=evaluations[model.label],
             ),
@@ -63,10 +66,21 @@ def check_models(
     ]
 
 
+def _known(model: OpenModel, found: Measurement, profile: Profile, target: Target) -> Evidence:
+    """Return the evidence that a measurement on `target` makes."""
+    if target != HOST:
+        return Evidence(model.facts.model, device=found)
+    return Evidence(model.facts.model, found, predict(found, profile))
+
+
 def _measure(
-    models: Sequence[OpenModel], profiles: Sequence[Profile], settings: MeasureSettings, say: Say
+    models: Sequence[OpenModel],
+    profiles: Sequence[Profile],
+    settings: MeasureSettings,
+    say: Say,
+    target: Target,
 ) -> dict[str, Measurement]:
-    answers = [decided(profile, settings.processes) for profile in profiles]
+    answers = [decided(profile, settings.processes, target != HOST) for profile in profiles]
     return measure(
         {m.label: m.facts.model for m in models},
         {m.label: m.inputs for m in models},
@@ -74,6 +88,7 @@ def _measure(
         threads=profiles[0].runtime.threads,
         decided=lambda label, found: all(answer(label, found[label]) for answer in answers),
         progress=say,
+        machine=machine_of(target, profiles[0].device.core),
     )
 
 
@@ -99,6 +114,7 @@ def _report(
                 evaluations=(own,) if own else (),
                 measurement=evidence.measurement,
                 prediction=evidence.prediction,
+                device=evidence.device,
             ),
         ),
         teacher=None,
@@ -106,7 +122,7 @@ def _report(
         trainings=(),
         prunings=(),
         test_reads=1 if own else 0,
-        environment=_environment(evidence.measurement),
+        environment=_environment(evidence.device or evidence.measurement),
         settings={"measure": settings.model_dump(mode="json")},
         notes=(),
         folder=Path.cwd(),

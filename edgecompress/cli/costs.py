@@ -11,6 +11,8 @@ from edgecompress.cli.show import table
 from edgecompress.exporting.parity import INT8, check_parity
 from edgecompress.measuring.host import describe_host, saturates_int8
 from edgecompress.measuring.latency import measure
+from edgecompress.measuring.targets.machine import machine_of
+from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import MeasureSettings, QuantizeSettings
 from edgecompress.records import Candidate, OnnxModel
@@ -23,12 +25,15 @@ PARITY_SAMPLES = 2048
 
 
 def measured(
-    models: Sequence[OpenModel], threads: int, batch: int, processes: int, say: Say
+    models: Sequence[OpenModel], how: tuple[int, int, int], say: Say, target: Target = HOST
 ) -> list[Candidate]:
-    """Return each model with its measurement, in the order given."""
+    """Return each model with its measurement, on this host or on `target`, in the order given.
+
+    `how`: threads, batch, processes.
+    """
     candidates = [_given(model.label, model.facts.model) for model in models]
     inputs = {model.label: model.inputs for model in models}
-    return _with_costs(candidates, inputs, (threads, batch, processes), say)
+    return _with_costs(candidates, inputs, how, say, target)
 
 
 def quantized(
@@ -63,9 +68,10 @@ def cost_table(candidates: Sequence[Candidate]) -> str:
     head = ("model", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "cold ms", "memory", "size")
     rows = [head + (("same class",) if compared else ())]
     for candidate in candidates:
-        cost, parity = candidate.measurement, candidate.parity
+        cost, parity = candidate.device or candidate.measurement, candidate.parity
         assert cost is not None
-        latency = cost.latency_ms
+        # A device's interruptions are its own, and stay in.
+        latency = cost.wall_latency_ms if candidate.device else cost.latency_ms
         quantiles = (latency.p50, latency.p90, latency.p95, latency.p99, cost.cold_start_ms)
         row = (
             candidate.label,
@@ -80,11 +86,18 @@ def cost_table(candidates: Sequence[Candidate]) -> str:
 
 def conditions(candidates: Sequence[Candidate]) -> list[str]:
     """Return what the machine could not control, and what failed, each once."""
-    limits = (line for c in candidates if c.measurement for line in c.measurement.uncontrolled)
+    costs = (cost for c in candidates for cost in (c.measurement, c.device) if cost)
+    limits = (line for cost in costs for line in cost.uncontrolled)
     dropped = (
         f"{c.label} differs from the float model: {c.dropped}" for c in candidates if c.dropped
     )
     return list(dict.fromkeys((*limits, *dropped)))
+
+
+def device_lines(candidates: Sequence[Candidate]) -> list[str]:
+    """Return what the device is and how it was found and left, each once."""
+    costs = (c.device for c in candidates if c.device)
+    return list(dict.fromkeys(line for cost in costs for line in (cost.host, *cost.conditions)))
 
 
 def _given(label: str, model: OnnxModel) -> Candidate:
@@ -96,10 +109,14 @@ def _with_costs(
     inputs: Mapping[str, Arrays],
     conditions: tuple[int, int, int],
     say: Say,
+    target: Target = HOST,
 ) -> list[Candidate]:
     """Measure with `conditions`: threads, batch, processes."""
     threads, batch, processes = conditions
     models = {candidate.label: candidate.model for candidate in candidates}
     settings = MeasureSettings(batch=batch)
-    found = measure(models, inputs, settings, threads, processes, progress=say)
-    return [replace(c, measurement=found[c.label]) for c in candidates]
+    machine = machine_of(target)
+    found = measure(models, inputs, settings, threads, processes, progress=say, machine=machine)
+    if target == HOST:
+        return [replace(c, measurement=found[c.label]) for c in candidates]
+    return [replace(c, device=found[c.label]) for c in candidates]

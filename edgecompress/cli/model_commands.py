@@ -33,17 +33,18 @@ def measure(  # noqa: PLR0913 - each is an option of the command line
     ] = 5,
     shape: options.Shapes = None,
     inputs: options.Inputs = None,
-    target: options.Target = "host",
+    target: options.TargetName = "host",
     as_json: options.Json = False,
 ) -> int:
-    """Measure ONNX files on this machine: latency, cold start, memory, size."""
+    """Measure ONNX files, here or on a phone or board: latency, cold start, memory, size."""
     from edgecompress.cli.costs import measured
     from edgecompress.cli.models import open_models
+    from edgecompress.measuring.targets.target import parse_target
 
-    options.check_target(target)
+    where = parse_target(target)
     opened = open_models(models, shape or (), inputs, batch)
     with progress() as shown:
-        found = measured(opened, threads, batch or 1, processes, shown.wait)
+        found = measured(opened, (threads, batch or 1, processes), shown.wait, where)
     _show_costs(found, as_json)
     return EXIT_PASS
 
@@ -78,7 +79,7 @@ def quantize(
 
 
 def _show_costs(candidates: list[Candidate], as_json: bool, skipped: Sequence[str] = ()) -> None:
-    from edgecompress.cli.costs import conditions, cost_table
+    from edgecompress.cli.costs import conditions, cost_table, device_lines
     from edgecompress.report.document import candidate_json
 
     if as_json:
@@ -86,5 +87,7 @@ def _show_costs(candidates: list[Candidate], as_json: bool, skipped: Sequence[st
         emit_json({"schema_version": 1, "models": models, "skipped": list(skipped)})
     else:
         emit(cost_table(candidates))
+    for line in device_lines(candidates):
+        say(f"device: {line}")
     for line in (*skipped, *conditions(candidates)):
         say(f"warning: {line}")

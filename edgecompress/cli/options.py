@@ -3,12 +3,17 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 
 from edgecompress.errors import EXIT_FAIL, EXIT_INCONCLUSIVE, EXIT_PASS, UsageError
+
+if TYPE_CHECKING:
+    from edgecompress.measuring.targets.target import Target
+    from edgecompress.profiles import Profile as DeviceProfile
 
 EXIT_OF = {"pass": EXIT_PASS, "fail": EXIT_FAIL, "inconclusive": EXIT_INCONCLUSIVE}
 
@@ -32,13 +37,14 @@ def count(given: object) -> int:
     return int(text)
 
 
-def check_target(target: str) -> None:
-    """Refuse every target but this host."""
-    if target != "host":
-        raise UsageError(
-            f"--target {target}: expected host; phones and boards over adb or ssh cannot be "
-            "measured yet, their profiles are predicted"
-        )
+def refuse_host_profiles(target: Target, profiles: Sequence[DeviceProfile]) -> None:
+    """Refuse a device as target beside a profile of the machine that edgecompress runs on."""
+    for profile in profiles if target.kind != "host" else ():
+        if profile.device.host:
+            raise UsageError(
+                f"--target {target}: profile {profile.name} is of the machine that edgecompress "
+                "runs on (device.host = true); give a profile of that device, or leave --target out"
+            )
 
 
 Recipe = Annotated[
@@ -83,7 +89,14 @@ TrustCode = Annotated[
     typer.Option("--trust-code", help="Let weights in pickle files run the code that they carry."),
 ]
 Json = Annotated[bool, typer.Option("--json", help="Print one JSON document.")]
-Target = Annotated[str, typer.Option("--target", metavar="host", help="Where models are measured.")]
+TargetName = Annotated[
+    str,
+    typer.Option(
+        "--target",
+        metavar="host|ssh:[USER@]HOST[:PORT]|adb[:SERIAL]",
+        help="Where models are measured: here, or on a phone or board.",
+    ),
+]
 RequireMeasured = Annotated[
     bool,
     typer.Option(

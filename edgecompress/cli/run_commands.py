@@ -28,7 +28,7 @@ def run(  # noqa: PLR0913 - each is an option of the command line
     profile: options.Profile,
     recipe: options.Recipe = None,
     out: options.Out = RUN_FOLDER,
-    target: options.Target = "host",
+    target: options.TargetName = "host",
     overrides: options.Overrides = None,
     max_time: options.MaxTime = None,
     dry_run: Annotated[
@@ -39,10 +39,11 @@ def run(  # noqa: PLR0913 - each is an option of the command line
     trust_code: options.TrustCode = False,
 ) -> int:
     """Run the whole chain and judge what comes out; run again to go on after a stop."""
+    from edgecompress.measuring.targets.target import parse_target
     from edgecompress.profiles import load_profile
 
-    options.check_target(target)
-    device = load_profile(profile)
+    where, device = parse_target(target), load_profile(profile)
+    options.refuse_host_profiles(where, [device])
     asked = _load(recipe, overrides)
     if dry_run:
         from edgecompress.cli.plan import plan_document, plan_table
@@ -55,7 +56,7 @@ def run(  # noqa: PLR0913 - each is an option of the command line
     from edgecompress.verdict import demand_measured
 
     with _running(out, max_time, trust_code) as behaviour:
-        answer = compress(asked, device, out, behaviour)
+        answer = compress(asked, device, out, replace(behaviour, target=where))
     if require_measured:
         answer = replace(answer, verdict=demand_measured(answer.verdict))
     if not crew_of_launch().leads:  # of several processes, one speaks

@@ -16,6 +16,7 @@ from edgecompress.pipeline.candidates import (
     export_network,
     int8_notes,
     measured,
+    measured_on_device,
     scored,
     teacher_score,
 )
@@ -55,7 +56,8 @@ def settle(
 ) -> Choice:
     """Screen all candidates cheaply, then measure in full whoever would ship, until that stands.
 
-    The choice is made on validation; the teacher is measured beside the candidates.
+    The choice is made on validation; the teacher is measured beside the candidates. Whoever would
+    ship is measured on the run's target too.
     """
     settings = run.recipe.measure or MeasureSettings()
     aside = [reference] if reference is not None else []
@@ -76,6 +78,8 @@ def settle(
         picked[chosen.label] = reason
         finalists = [chosen, *(known[a.label] for a in aside)]
         full = measured(run, profile, finalists, None, decided(profile, settings.processes))
+        there = decided(profile, settings.processes, on_device=True)
+        full = measured_on_device(run, profile, full, there)
         known.update({c.label: c for c in full})
     return Choice(
         chosen.label if chosen else None,
@@ -150,7 +154,12 @@ def _judged(
 ) -> Verdict:
     settings = run.recipe.measure or MeasureSettings()
     evidence = Evidence(
-        candidate.model, candidate.measurement, candidate.prediction, teacher, score
+        candidate.model,
+        candidate.measurement,
+        candidate.prediction,
+        teacher,
+        score,
+        candidate.device,
     )
     return judge(profile, evidence, run.recipe.accept, settings.processes)
 

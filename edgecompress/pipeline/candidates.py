@@ -15,6 +15,8 @@ from edgecompress.exporting.parity import FLOAT, INT8, Tolerance, check_parity
 from edgecompress.measuring.host import describe_host, saturates_int8
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
+from edgecompress.measuring.targets.machine import fingerprint, machine_of
+from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.training import Network, TeacherInHand
 from edgecompress.profiles import Profile
@@ -178,20 +180,49 @@ def measured(
 
     `processes` fresh processes each; None lets `decided` end the recipe's looks.
     """
+    found = _costs(run, profile, candidates, processes, decided)
+    return tuple(_with_measurement(c, found.get(c.label), profile) for c in candidates)
+
+
+def measured_on_device(
+    run: Run, profile: Profile, candidates: Sequence[Candidate], decided: Decided
+) -> tuple[Candidate, ...]:
+    """Return the candidates with what they cost on the run's target, the profile's own device.
+
+    Where the target is this host they stay as they are. The device must be there even for what is
+    known already: only it can say that it is the same one.
+    """
+    target = run.options.target
+    if target == HOST:
+        return tuple(candidates)
+    found = _costs(run, profile, candidates, None, decided, target)
+    return tuple(replace(c, device=found.get(c.label)) for c in candidates)
+
+
+def _costs(
+    run: Run,
+    profile: Profile,
+    candidates: Sequence[Candidate],
+    processes: int | None,
+    decided: Decided | None,
+    target: Target = HOST,
+) -> Mapping[str, Measurement]:
+    """Measure the candidates that are still in, once for each machine."""
     settings = run.recipe.measure
     models = {c.label: c.model for c in candidates if c.dropped is None}
     if settings is None or not models:
-        return tuple(candidates)
+        return {}
     key = {
         "models": {label: model.sha256 for label, model in models.items()},
         "settings": settings.model_dump(),
         "processes": processes,
         "profile": digest_of(profile.model_dump(mode="json")),
-        "host": describe_host().fingerprint,
+        "host": describe_host().fingerprint if target == HOST else fingerprint(target),
         "task": run.fingerprint,
     }
     inputs = _repeated(run.task.validation.take(slice(0, 1)), settings.batch)
-    found = run.store.once(
+    place = "" if target == HOST else f" on {target}"
+    return run.store.once(
         MEASURE,
         dict[str, Measurement],
         key,
@@ -203,10 +234,10 @@ def measured(
             processes,
             decided and (lambda label, found: decided(label, found[label])),
             lambda text: run.tick(text, 0, 0),
+            machine_of(target, profile.device.core),
         ),
-        title=f"measure {', '.join(models)}",
+        title=f"measure {', '.join(models)}{place}",
     )
-    return tuple(_with_measurement(c, found.get(c.label), profile) for c in candidates)
 
 
 def _with_measurement(

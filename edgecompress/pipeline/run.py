@@ -11,6 +11,7 @@ from pathlib import Path
 from edgecompress.builtin import digits_task
 from edgecompress.distilling.loop import crew_of_launch
 from edgecompress.errors import OutOfTimeError, RecipeError
+from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.recipe import BUILT_IN_TASK, Recipe
 from edgecompress.store import Crew, Store, open_store
 from edgecompress.tasks.checks import check_task
@@ -28,16 +29,18 @@ def _no_tick(text: str, done: int, total: int) -> None:
 
 @dataclass(frozen=True)
 class RunOptions:
-    """Hold how a run behaves towards its user; none of it changes a result.
+    """Hold how a run behaves towards its user, and where finalists are measured.
 
-    `say` hears one line a stage and every warning; `tick(text, done, total)` hears progress
-    inside a stage. `max_time_s` stops the run with what is finished kept.
+    `target` is the profile's device, or this host. `say` hears one line a stage and every
+    warning; `tick(text, done, total)` hears progress inside a stage. `max_time_s` stops the run
+    with what is finished kept.
     """
 
     max_time_s: float | None = None
     trust_code: bool = False
     say: Callable[[str], None] = _say_nothing
     tick: Callable[[str, int, int], None] = _no_tick
+    target: Target = HOST
 
 
 @dataclass(frozen=True)

@@ -78,14 +78,14 @@ def candidate_json(candidate: Candidate, folder: Path) -> Json:
 
 
 def _candidate(candidate: Candidate, folder: Path) -> Json:
-    measurement, prediction = candidate.measurement, candidate.prediction
+    measurement = candidate.measurement
     return {
         "label": candidate.label,
         **_artifact(candidate.model, folder),
         "scheme": candidate.scheme,
         "metrics": _metrics(candidate.evaluations),
         "host": _host(measurement) if measurement else None,
-        "device": _device(prediction) if prediction else None,
+        "device": _device(candidate),
         "parity": asdict(candidate.parity) if candidate.parity else None,
         "dropped": candidate.dropped,
     }
@@ -150,7 +150,25 @@ def _host(measurement: Measurement) -> Json:
     }
 
 
-def _device(prediction: Prediction) -> Json:
+def _device(candidate: Candidate) -> Json | None:
+    """Return what the model costs on the device: as measured there, else as predicted."""
+    if candidate.device is not None:
+        return _measured_there(candidate.device)
+    return _predicted_there(candidate.prediction) if candidate.prediction else None
+
+
+def _measured_there(device: Measurement) -> Json:
+    return {
+        **{k: v for k, v in _host(device).items() if k != "wall_latency_ms"},
+        # What is judged there: a device's interruptions are its own.
+        "latency_ms": _quantiles(device.wall_latency_ms),
+        "uninterrupted_latency_ms": _quantiles(device.latency_ms),
+        "conditions": list(device.conditions),
+        "basis": "measured on the device",
+    }
+
+
+def _predicted_there(prediction: Prediction) -> Json:
     return {
         "latency_ms": _quantiles(prediction.latency_ms),
         "low_factor": prediction.low_factor,

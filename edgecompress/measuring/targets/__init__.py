@@ -1,0 +1,1 @@
+"""Measure on a phone or board that stands elsewhere, over ssh or adb."""
