@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from edgecompress.records import BudgetCheck, Report, Status
 from edgecompress.report import words
-from edgecompress.report.document import Json, report_json
+from edgecompress.report.document import Json, report_json, reports_json
 from edgecompress.report.tables import Table
 from edgecompress.report.text import align, render_text, wrap
 
@@ -48,11 +48,7 @@ def fleet_json(fleet: Fleet) -> Json:
     """Return one check as its report, and more as one document with the overall verdict."""
     if fleet.alone is not None:
         return report_json(fleet.alone)
-    document: Json = {
-        "schema_version": 1,
-        "verdict": fleet.verdict,
-        "reports": [report_json(report) for report in fleet.reports],
-    }
+    document = {**reports_json(fleet.reports), "verdict": fleet.verdict}
     if fleet.refusals:
         document["refused"] = [
             {"model": r.model, "reason": r.reason, "exit_code": r.exit_code} for r in fleet.refusals
