@@ -17,7 +17,8 @@ from functools import partial
 from operator import attrgetter
 from statistics import median
 
-from edgecompress.bounds import Bounds, answer, conclude, unknown
+from edgecompress.bounds import FAR, Bounds, answer, conclude, unknown
+from edgecompress.measuring.child import PEAK_UNRESET
 from edgecompress.measuring.latency import running_ms
 from edgecompress.measuring.readings import ERROR, Read, read_processes, timing_bounds
 from edgecompress.profiles import Profile
@@ -192,7 +193,11 @@ def _memory(limit: float, source: _Source) -> BudgetCheck:
     if min(peaks) <= 0:
         return unknown("peak_memory_mb", "MB", limit, "this system does not count memory")
     known = f"over {len(peaks)} processes"
-    bounds = Bounds(median(peaks), min(peaks), max(peaks), known=known)
+    blind = [w for w in source.measurement.uncontrolled if w == PEAK_UNRESET]
+    margin = FAR if blind else 0.0
+    bounds = Bounds(
+        median(peaks), min(peaks), max(peaks), margin, margin, known, disturbed="; ".join(blind)
+    )
     return answer("peak_memory_mb", "MB", limit, bounds, source.basis)
 
 

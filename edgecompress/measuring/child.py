@@ -30,7 +30,10 @@ with contextlib.suppress(ImportError):  # Windows counts no memory this way
     import resource
 
 AGREEMENT = 0.02  # two warm-up windows agree when their medians differ by less
+CONTENDED = 0.05  # the share of time in the run queue from which on threads are said to wait
 UNCOUNTED = "waiting for a core not counted"
+UNTAKEN = "other threads of the model waited for a core, which cannot be taken out"
+PEAK_UNRESET = "peak memory counted from the start of the process"
 WINDOWS = 10  # at most so many windows of warm-up
 MOST_CALLS = 20_000_000  # of a sustained run: 160 MB of records
 Call = Callable[[], object]
@@ -128,6 +131,16 @@ def waiting_clock() -> Callable[[], int] | None:
     except (OSError, IndexError, ValueError):
         return None
     return lambda: int(os.pread(file, 96, 0).split()[1])
+
+
+def others_waiting(process: Path = Path("/proc/self")) -> int:
+    """Return the time that all threads but the first spent in the run queue, in ns."""
+    waited = 0
+    for file in process.glob("task/*/schedstat"):
+        with contextlib.suppress(OSError, IndexError, ValueError):
+            if file.parent.name != str(os.getpid()):
+                waited += int(file.read_text().split()[1])
+    return waited
 
 
 def pin(cores: list[int]) -> bool:
@@ -254,6 +267,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     with np.load(request["inputs"], allow_pickle=False) as file:
         inputs = dict(zip(request["names"], (file[key] for key in file), strict=True))
     memory = Memory()
+    if not memory.counts_peak:
+        uncontrolled.append(PEAK_UNRESET)
     baseline = memory.resident()
     start = perf_counter_ns()
     call = open_call(request["model"], inputs, request["threads"])
@@ -261,7 +276,10 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     call()
     cold_start = perf_counter_ns() - start
     warmup_calls = warm_up(call, int(request["seconds"] * 1e8))
+    before = others_waiting()
     wall, waited = sample(call, request)
+    if others_waiting() - before > CONTENDED * sum(wall) * 1e6:
+        uncontrolled.append(UNTAKEN)
     lasting = sustain(call, request) if request.get("sustained_seconds") else {}
     return {
         "wall_ms": wall,

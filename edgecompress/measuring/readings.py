@@ -9,21 +9,22 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import sqrt
 from statistics import median
 
 import numpy as np
 from numpy.typing import NDArray
 
 from edgecompress.bounds import FAR, Bounds
-from edgecompress.measuring.child import UNCOUNTED
+from edgecompress.measuring.child import CONTENDED, PEAK_UNRESET, UNCOUNTED
 from edgecompress.measuring.latency import running_ms
 from edgecompress.records import LatencySamples, Measurement
 from edgecompress.statistics import burst_share, drift, quantile, split_error, walsh_bounds
 
 ERROR = 0.05  # of a one-sided bound, over all looks together
-GUARD = 0.02  # two quiet sets of processes, minutes apart, differ by 1.5 %
+GUARD = 0.02  # quiet sets of twenty processes, minutes apart, differ by so much
+FULL = 20  # the number of processes that GUARD is for
 BURSTS = 0.01  # the share of time in bursts from which on they are refused
-WAITING = 0.05  # the share of time spent waiting for a core that counts as contention
 
 Floats = NDArray[np.float64]
 Read = Callable[[LatencySamples], float]
@@ -43,6 +44,7 @@ class Readings:
     wall_ms: Floats
     waited_ms: Floats
     uncontrolled: tuple[str, ...] = ()
+    threads: int = 1
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Readings:
         """Return these processes alone."""
@@ -61,6 +63,7 @@ def read_processes(measurement: Measurement, read: Read) -> Readings:
         wall_ms=np.array([sum(process.wall_ms) for process in processes]),
         waited_ms=np.array([sum(process.waited_ms) for process in processes]),
         uncontrolled=measurement.uncontrolled,
+        threads=measurement.threads,
     )
 
 
@@ -76,7 +79,7 @@ def timing_bounds(
     count = len(readings.figure)
     low, high = walsh_bounds(readings.figure, split_error(looks, ERROR).get(count, ERROR))
     noise, contention = disturbances(readings, own_interruptions)
-    guard = max(GUARD, abs(drift(readings.typical)))
+    guard = max(guard_band(count), abs(drift(readings.typical)))
     return Bounds(
         value=median(readings.figure.tolist()),
         low=low,
@@ -88,17 +91,30 @@ def timing_bounds(
     )
 
 
+def guard_band(processes: int) -> float:
+    """Return how far from a limit so many quiet processes decide at the least.
+
+    Fewer processes have seen a shorter stretch of what the machine does over minutes, so that an
+    early look decides only what is clear; what is close waits for the last look.
+    """
+    return GUARD * max(1.0, sqrt(FULL / processes))
+
+
 def disturbances(
     readings: Readings, own_interruptions: bool = False
 ) -> tuple[list[str], list[str]]:
     """Return in words what disturbed the processes: either way, and upwards only.
 
-    Contention can only make a model look slower than it is, for the waiting is taken out and what
-    stays is cold caches: it takes away FAIL, not PASS.
+    Contention can only make a model of one thread look slower than it is, for the waiting is taken
+    out and what stays is cold caches: it takes away FAIL, not PASS. Where several threads run, the
+    others work on while the first one waits, and what that cost cannot be told either way.
     """
-    noise = [w for w in readings.uncontrolled if not (own_interruptions and w == UNCOUNTED)]
+    harmless = {PEAK_UNRESET, UNCOUNTED} if own_interruptions else {PEAK_UNRESET}
+    noise = [words for words in readings.uncontrolled if words not in harmless]
     if (share := float(readings.bursts.mean())) > BURSTS:
         noise.append(f"bursts of slow calls took {share:.0%} of the time")
     waited = float(readings.waited_ms.sum() / readings.wall_ms.sum())
+    if waited <= CONTENDED or own_interruptions:
+        return noise, []
     contention = [f"other work held the core {waited:.0%} of the time"]
-    return noise, contention if waited > WAITING and not own_interruptions else []
+    return (noise, contention) if readings.threads == 1 else (noise + contention, [])

@@ -1,0 +1,218 @@
+"""Replay recorded sets through the product's judge and count right and wrong answers.
+
+    python benchmarks/verdict/replay.py [--repeats 4000]
+
+One repeat: draw one of the recorded sets of a model under a condition; draw twenty of its
+processes with replacement and put them in the order of time, so that what changed during the set
+changes here too; look after 5, 10 and 20, as `check` does, until the judge decides. The limit is
+set so that the truth lies so far over or under it. Truth: the median over the processes of two
+quiet sets (forty), which are replayed nowhere.
+
+`judge` and `decided` need the limit; what they read from the processes does not. So that 4,000
+repeats of each cell take a minute, bounds and margins are taken once for each draw and asked for
+every limit; every hundredth draw goes through `decided` and `judge` themselves, and has to get
+the same answer.
+"""
+
+from __future__ import annotations
+
+import argparse
+from collections import Counter
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+from functools import partial
+from pathlib import Path
+
+import numpy as np
+from models import SIZES
+from traces import CONDITIONS, FOLDER, Trace, load
+
+from edgecompress.bounds import Bounds
+from edgecompress.measuring.latency import running_ms
+from edgecompress.measuring.readings import Readings, read_processes, timing_bounds
+from edgecompress.profiles import Budget, Device, Profile
+from edgecompress.records import LatencySamples, OnnxModel, Status
+from edgecompress.statistics import quantile, wilson
+from edgecompress.verdict import LEVELS, LOOKS, Evidence, decided, judge
+
+TRUTH = (1,)  # the quiet sets that say what is true
+OVER = (1.10, 1.05, 1.03, 1.02, 1.00, 0.95, 0.90)  # the truth as a multiple of the limit
+ASKED = ("p50", "p95")
+
+
+@dataclass(frozen=True)
+class Cell:
+    """Hold the answers to one model, condition, quantile and distance from the limit."""
+
+    model: str
+    condition: str
+    quantile: str
+    over: float
+    counts: Counter[Status]
+
+
+def main() -> None:
+    """Print the tables."""
+    asked = argparse.ArgumentParser(description=__doc__)
+    asked.add_argument("--repeats", type=int, default=4000)
+    asked.add_argument("--traces", type=Path, default=FOLDER)
+    given = asked.parse_args()
+    traces = [load(path) for path in sorted(given.traces.glob("*.npz"))]
+    cells = list(replay(traces, given.repeats))
+    print("\n\n".join((describe(traces), table(cells), worst(cells))))
+
+
+def replay(traces: Sequence[Trace], repeats: int) -> Iterator[Cell]:
+    """Yield the cells of every model, condition and quantile that was recorded."""
+    for number, (model, condition) in enumerate((m, c) for m in SIZES for c in CONDITIONS):
+        sets = [
+            t for t in of(traces, model, condition) if condition != "idle" or t.number not in TRUTH
+        ]
+        for name in ASKED if sets else ():
+            rng = np.random.default_rng((number, ASKED.index(name)))
+            true = truth(traces, model, name)
+            yield from _cells(sets, name, true, repeats, rng)
+
+
+def _cells(
+    sets: Sequence[Trace], name: str, true: float, repeats: int, rng: np.random.Generator
+) -> Iterator[Cell]:
+    read = partial(_figure, name=name)
+    readings = [read_processes(t.measurement, read) for t in sets]
+    counts: dict[float, Counter[Status]] = {over: Counter() for over in OVER}
+    for repeat in range(repeats):
+        chosen = int(rng.integers(len(sets)))
+        rows = np.sort(rng.integers(LOOKS[-1], size=LOOKS[-1]))
+        looks = looked(readings[chosen], rows)
+        for over, found in counts.items():
+            status = answer(looks, true / over)
+            if repeat % 100 == 0:
+                again = whole(sets[chosen], rows, name, true / over)
+                assert status == again, (sets[chosen], name, over, status, again)
+            found[status] += 1
+    first = sets[0]
+    yield from (Cell(first.model, first.condition, name, o, c) for o, c in counts.items())
+
+
+def looked(readings: Readings, rows: np.ndarray) -> list[Bounds]:
+    """Return what the judge holds after each look."""
+    return [timing_bounds(readings.take(rows[:look]), LOOKS) for look in LOOKS]
+
+
+def answer(looks: Sequence[Bounds], limit: float) -> Status:
+    """Return the first answer that decides, or the last."""
+    statuses = (bounds.status(limit) for bounds in looks)
+    return next((s for s in statuses if s != "inconclusive"), "inconclusive")
+
+
+def whole(trace: Trace, rows: np.ndarray, name: str, limit: float) -> Status:
+    """Return the answer of `decided` and `judge` themselves."""
+    profile = Profile(
+        name="limit",
+        device=Device(description="this machine", host=True),
+        budget=Budget.model_validate({f"latency_ms.{name}": limit}),
+    )
+    settled, model = decided(profile), OnnxModel(Path("model.onnx"), "0" * 64, 1)
+    for look in LOOKS:
+        processes = tuple(trace.measurement.processes[row] for row in rows[:look])
+        measurement = replace(trace.measurement, processes=processes)
+        if settled("model", measurement):
+            break
+    return judge(profile, Evidence(model, measurement)).status
+
+
+def truth(traces: Sequence[Trace], model: str, name: str) -> float:
+    """Return the median figure of the quiet processes that are kept for it."""
+    quiet = [t for t in of(traces, model, "idle") if t.number in TRUTH]
+    return float(np.median([_figure(p, name) for t in quiet for p in t.measurement.processes]))
+
+
+def of(traces: Sequence[Trace], model: str, condition: str) -> list[Trace]:
+    """Return the sets of one model under one condition."""
+    return [t for t in traces if (t.model, t.condition) == (model, condition)]
+
+
+def _figure(samples: LatencySamples, name: str) -> float:
+    return quantile(running_ms(samples), LEVELS[name])
+
+
+def describe(traces: Sequence[Trace]) -> str:
+    """Return a table of what was recorded: each set's figures against the truth."""
+    lines = [
+        "| model | neighbours | sets | p50 against the truth | p95 against the truth | waited |"
+    ]
+    lines += ["|---|---|--:|---|---|--:|"]
+    for model in SIZES:
+        for condition in CONDITIONS:
+            sets = of(traces, model, condition)
+            cells = []
+            for name in ASKED if sets else ():
+                true = truth(traces, model, name)
+                off = [
+                    np.median([_figure(p, name) for p in t.measurement.processes]) / true - 1
+                    for t in sets
+                ]
+                cells.append(f"{min(off):+.1%} to {max(off):+.1%}")
+            walls, waits = (
+                sum(sum(getattr(p, f)) for t in sets for p in t.measurement.processes)
+                for f in ("wall_ms", "waited_ms")
+            )
+            if cells:
+                share = f"{waits / walls:.1%}"
+                row = (model, condition, str(len(sets)), *cells, share)
+                lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def table(cells: Sequence[Cell]) -> str:
+    """Return one row a model, condition and quantile: PASS / FAIL / INCONCLUSIVE in percent."""
+    heads = [f"{over - 1:+.0%}" for over in OVER]
+    lines = [f"| model | neighbours | quantile | {' | '.join(heads)} |"]
+    lines += ["|---|---|---|" + "--:|" * len(OVER)]
+    rows: dict[tuple[str, str, str], list[str]] = {}
+    for cell in cells:
+        shares = (cell.counts[s] / cell.counts.total() for s in ("pass", "fail", "inconclusive"))
+        key = (cell.model, cell.condition, cell.quantile)
+        rows.setdefault(key, []).append(" / ".join(f"{100 * s:.3g}" for s in shares))
+    lines += [f"| {' | '.join((*key, *found))} |" for key, found in rows.items()]
+    return "\n".join(lines)
+
+
+def worst(cells: Sequence[Cell]) -> str:
+    """Return the required figures: the worst cell, and all cells of a row together."""
+    everywhere, calm = tuple(CONDITIONS), ("idle", "one")
+    asked: list[tuple[str, float, Status, tuple[str, ...], float]] = [
+        ("false PASS", 1.00, "pass", everywhere, 0.05),
+        ("false PASS", 1.02, "pass", everywhere, 0.01),
+        ("false PASS", 1.03, "pass", everywhere, 0.001),
+        ("false PASS", 1.05, "pass", everywhere, 0.005),
+        ("false FAIL", 0.95, "fail", everywhere, 0.005),
+        *(
+            (f"INCONCLUSIVE, {condition}", over, "inconclusive", (condition,), most)
+            for condition, most in zip(calm, (0.05, 0.15), strict=True)
+            for over in (0.95, 1.05)
+        ),
+        *(("INCONCLUSIVE, two", over, "inconclusive", ("two",), 1.0) for over in (0.95, 1.05)),
+    ]
+    lines = ["| what | truth over the limit | asked | all cells | at most (Wilson, 95 %) | worst |"]
+    lines += ["|---|--:|--:|--:|--:|---|"]
+    for what, over, status, conditions, most in asked:
+        those = [c for c in cells if c.over == over and c.condition in conditions]
+        if not those:
+            continue
+        hits, trials = (
+            sum(c.counts[status] for c in those),
+            sum(c.counts.total() for c in those),
+        )
+        bad = max(those, key=lambda c: c.counts[status] / c.counts.total())
+        share = bad.counts[status] / bad.counts.total()
+        name = f"{share:.2%} ({bad.model} {bad.condition} {bad.quantile})"
+        high = wilson(hits, trials, 0.90)[1]
+        lines.append(
+            f"| {what} | {over - 1:+.0%} | {most:.1%} | {hits / trials:.3%} | {high:.3%} | {name} |"
+        )
+    return "\n".join(lines)
+
+
+if __name__ == "__main__":
+    main()
