@@ -2,13 +2,11 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from pydantic import BaseModel, Field, ValidationError
-from typer import BadParameter
 
 from edgecompress.baseline import Tolerance
 from edgecompress.cli.models import OpenModel, open_models
@@ -60,11 +58,6 @@ class Baseline:
     model: OpenModel | None = None
     known: dict[str, Known] = field(default_factory=dict)
 
-    @property
-    def label(self) -> str:
-        """Return what the model is called while it is measured."""
-        return f"baseline {self.path}"
-
     def known_of(self, label: str) -> Known:
         """Return what the report says of the model that `label` is to replace.
 
@@ -80,24 +73,13 @@ class Baseline:
         return self.known[label]
 
 
-def share(given: object) -> float:
-    """Read a share such as `5%` or `0.05`."""
-    text = str(given).strip()
-    try:
-        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
-    except ValueError:
-        value = math.nan
-    if not (math.isfinite(value) and 0 <= value <= 10):
-        raise BadParameter(f"given {text!r}, expected a share such as 5% or 0.05")
-    return value
-
-
 def open_baseline(
     path: Path, tolerance: Tolerance, shapes: Sequence[str], inputs: Path | None
 ) -> Baseline:
     """Return the baseline; its model gets the inputs that the others get."""
     if path.suffix != ".json":
-        return Baseline(path, tolerance, open_models([path], shapes, inputs)[0])
+        model = open_models([path], shapes, inputs)[0]
+        return Baseline(path, tolerance, replace(model, label=f"baseline {path}"))
     return Baseline(path, tolerance, known=_read(path))
 
 

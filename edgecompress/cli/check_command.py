@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -10,14 +10,26 @@ from typing import TYPE_CHECKING, Annotated
 import typer
 
 from edgecompress.cli import options
+from edgecompress.cli.options import share
 from edgecompress.cli.show import emit, emit_json, progress, say
-from edgecompress.errors import EdgecompressError, UsageError, gravest
+from edgecompress.errors import (
+    ChildFailedError,
+    EdgecompressError,
+    ModelError,
+    UsageError,
+    gravest,
+)
 
 if TYPE_CHECKING:
+    from edgecompress.cli.baselines import Baseline
+    from edgecompress.cli.checking import Terms
     from edgecompress.cli.data import Samples
+    from edgecompress.cli.models import OpenModel
     from edgecompress.measuring.targets.target import Target
     from edgecompress.profiles import Profile
-    from edgecompress.recipe import Recipe
+    from edgecompress.recipe import AcceptSettings, Recipe
+    from edgecompress.records import Report
+    from edgecompress.report.fleet import Fleet
 
 Data = Annotated[
     Path | None,
@@ -40,6 +52,34 @@ def check(  # noqa: PLR0913 - each is an option of the command line
     out: Annotated[
         Path, typer.Option("--out", metavar="DIR", help="With --recipe: its run folder.")
     ] = Path("edgecompress-run"),
+    baseline: Annotated[
+        Path | None,
+        typer.Option(
+            "--baseline",
+            metavar="BASELINE.onnx|REPORT.json",
+            help="Fail what is worse than this model: slower (p50, measured again in turns with it "
+            "in this run), larger, or less accurate on the same data. Of a report only size and "
+            "accuracy are compared.",
+        ),
+    ] = None,
+    max_regression: Annotated[
+        float | None,
+        typer.Option(
+            "--max-regression",
+            metavar="SHARE",
+            parser=share,
+            help="With --baseline: how much slower or larger still passes (default 5%). Of the "
+            "score max_drop of the recipe may be lost, without one 0.01.",
+        ),
+    ] = None,
+    junit: Annotated[
+        Path | None,
+        typer.Option(
+            "--junit",
+            metavar="FILE",
+            help="Also write JUnit XML: a budget exceeded is a failure, one not decided an error.",
+        ),
+    ] = None,
     shape: options.Shapes = None,
     inputs: options.Inputs = None,
     target: options.TargetName = "host",
@@ -47,39 +87,122 @@ def check(  # noqa: PLR0913 - each is an option of the command line
     require_measured: options.RequireMeasured = False,
     trust_code: options.TrustCode = False,
 ) -> int:
-    """Judge ONNX files against device profiles: latency, memory, size, cold start, accuracy."""
-    from edgecompress.cli.checking import check_models
+    """Judge ONNX files against device profiles: latency, memory, size, cold start, accuracy.
+
+    In GitHub Actions it also annotates the run and adds to its summary.
+    """
+    from edgecompress.cli.annotations import tell_github
+    from edgecompress.cli.checking import Terms, notes
     from edgecompress.cli.models import open_models
     from edgecompress.recipe import MeasureSettings, load_recipe
-    from edgecompress.report.document import report_json, reports_json
-    from edgecompress.report.text import render_text
-    from edgecompress.verdict import demand_measured
+    from edgecompress.report.fleet import Fleet, Refusal
 
-    if data is not None and recipe is not None:
-        raise UsageError("--data and --recipe: both given; each says what to score on, give one")
+    _refuse_contradictions(data, recipe, junit, baseline, max_regression)
     devices, where = _where(profile, target)
     asked = load_recipe(recipe) if recipe else None
-    refused: list[EdgecompressError] = []
-    opened = open_models(models, shape or (), inputs, refused=refused.append)
-    if not opened:
-        raise refused[0]
-    for error in refused:  # the sound models are judged all the same
-        say(f"error: {error}")
-    samples = _samples(data, asked, out, trust_code)
-    settings = (asked.measure if asked else None) or MeasureSettings()
-    with progress() as shown:
-        reports = check_models(
-            opened, devices, settings, samples, asked.accept if asked else None, shown.wait, where
+    refusals: list[Refusal] = []
+
+    def refuse(path: Path, error: EdgecompressError) -> None:
+        say(f"error: {error}")  # the sound models are judged all the same
+        refusals.append(Refusal(str(path), str(error), error.exit_code))
+
+    opened = open_models(models, shape or (), inputs, refused=refuse)
+    reports: list[Report] = []
+    if opened:
+        accept = asked.accept if asked else None
+        terms = Terms(
+            settings=(asked.measure if asked else None) or MeasureSettings(),
+            samples=_samples(data, asked, out, trust_code),
+            accept=accept,
+            baseline=_baseline(baseline, max_regression, accept, shape or (), inputs),
+            target=where,
         )
+        for note in notes(terms.baseline):
+            say(f"note: {note}")
+        reports = _checked(opened, devices, terms, refuse, require_measured)
+    fleet = Fleet(tuple(reports), tuple(refusals))
+    _deliver(fleet, junit, as_json)
+    tell_github(fleet)
+    verdicts = [options.EXIT_OF[found.verdict.status] for found in reports]
+    return gravest([*verdicts, *(refusal.exit_code for refusal in refusals)])
+
+
+def _refuse_contradictions(
+    data: Path | None,
+    recipe: Path | None,
+    junit: Path | None,
+    baseline: Path | None,
+    max_regression: float | None,
+) -> None:
+    """Refuse options that make no sense together, before anything is measured."""
+    if data is not None and recipe is not None:
+        raise UsageError("--data and --recipe: both given; each says what to score on, give one")
+    if junit is not None and junit.is_dir():
+        raise UsageError(f"--junit {junit}: is a folder, expected a file to write")
+    if max_regression is not None and baseline is None:
+        raise UsageError("--max-regression: given without --baseline, which says worse than what")
+
+
+def _baseline(
+    path: Path | None,
+    ratio: float | None,
+    accept: AcceptSettings | None,
+    shapes: Sequence[str],
+    inputs: Path | None,
+) -> Baseline | None:
+    from edgecompress.baseline import Tolerance
+    from edgecompress.cli.baselines import open_baseline
+
+    if path is None:
+        return None
+    usual = Tolerance()
+    tolerance = Tolerance(
+        usual.ratio if ratio is None else ratio, accept.max_drop if accept else usual.drop
+    )
+    return open_baseline(path, tolerance, shapes, inputs)
+
+
+def _checked(
+    opened: list[OpenModel],
+    devices: list[Profile],
+    terms: Terms,
+    refuse: Callable[[Path, EdgecompressError], None],
+    require_measured: bool,
+) -> list[Report]:
+    """Return the reports of all models that run; of several, one that does not stops no other."""
+    from edgecompress.cli.checking import check_models, runnable
+    from edgecompress.verdict import demand_measured
+
+    with progress() as shown:
+        try:
+            reports = check_models(opened, devices, terms, shown.wait)
+        except (ModelError, ChildFailedError) as error:
+            if len(opened) == 1 and terms.baseline is None:
+                refuse(opened[0].facts.model.path, error)
+                return []
+            sound = runnable(opened, terms, shown.wait, refuse)
+            if len(sound) == len(opened):  # it was the baseline, or chance
+                raise
+            reports = check_models(sound, devices, terms, shown.wait) if sound else []
     if require_measured:
         reports = [replace(r, verdict=demand_measured(r.verdict)) for r in reports]
+    return reports
+
+
+def _deliver(fleet: Fleet, junit: Path | None, as_json: bool) -> None:
+    """Write the file that was asked for, and print the answer, if there is one."""
+    from edgecompress.report.fleet import fleet_json, render_fleet
+    from edgecompress.report.junit import junit_xml
+    from edgecompress.store import write_atomic
+
+    if junit is not None:
+        write_atomic(junit, junit_xml(fleet))
+    if not fleet.reports and len(fleet.refusals) == 1:
+        return  # the one error said it all
     if as_json:
-        single = len(reports) == 1 and not refused
-        emit_json(report_json(reports[0]) if single else reports_json(reports))
+        emit_json(fleet_json(fleet))
     else:
-        emit("\n".join(render_text(found, files=False) for found in reports))
-    verdicts = [options.EXIT_OF[found.verdict.status] for found in reports]
-    return gravest([*verdicts, *(error.exit_code for error in refused)])
+        emit(render_fleet(fleet))
 
 
 def _where(profiles: Sequence[str], target: str) -> tuple[list[Profile], Target]:

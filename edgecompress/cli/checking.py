@@ -3,105 +3,162 @@
 from __future__ import annotations
 
 import platform
-from collections.abc import Callable, Sequence
-from dataclasses import replace
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
 
 from edgecompress import __version__
+from edgecompress.baseline import Version, compare_latency, compare_with_baseline
+from edgecompress.bounds import conclude
+from edgecompress.cli.baselines import Baseline
 from edgecompress.cli.data import Samples, check_samples, score
 from edgecompress.cli.models import OpenModel
+from edgecompress.errors import EdgecompressError
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
 from edgecompress.measuring.targets.machine import machine_of
 from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.profiles import Profile
 from edgecompress.recipe import AcceptSettings, MeasureSettings
-from edgecompress.records import Candidate, Measurement, Report
+from edgecompress.records import (
+    Basis,
+    BudgetCheck,
+    Candidate,
+    Evaluation,
+    Measurement,
+    Report,
+    Verdict,
+)
 from edgecompress.verdict import Evidence, decided, judge
 
 Say = Callable[[str], None]
+NO_SPEED = "only size and accuracy are compared, for a report says nothing of speed here and now"
 
 
-def check_models(  # noqa: PLR0913 - what is judged, by what, on what, and where
-    models: Sequence[OpenModel],
-    profiles: Sequence[Profile],
-    settings: MeasureSettings,
-    samples: Samples | None,
-    accept: AcceptSettings | None,
-    say: Say,
-    target: Target = HOST,
+@dataclass(frozen=True)
+class Terms:
+    """Say how models are checked: how carefully, on what samples, against what, and where.
+
+    A `target` other than this host is the device of every profile.
+    """
+
+    settings: MeasureSettings
+    samples: Samples | None = None
+    accept: AcceptSettings | None = None
+    baseline: Baseline | None = None
+    target: Target = HOST
+
+    def opened(self, models: Sequence[OpenModel]) -> list[OpenModel]:
+        """Return the models with the baseline's, where its file was given."""
+        extra = self.baseline.model if self.baseline else None
+        return [*models, *([extra] if extra else [])]
+
+    def basis(self, profile: Profile) -> Basis:
+        """Return what a time that was measured is for this profile."""
+        if self.target != HOST:
+            return "on-device"
+        return "measured" if profile.device.host else "host"
+
+
+def check_models(
+    models: Sequence[OpenModel], profiles: Sequence[Profile], terms: Terms, say: Say
 ) -> list[Report]:
     """Return a report for every model on every profile, in that order.
 
-    Each model is measured once for each number of threads, until every profile is decided: here,
-    or on `target`, which then is the device of every profile.
+    Each model is measured once for each number of threads, until every profile is decided, the
+    baseline's model taking turns with them.
     """
-    for model in models:
-        if samples is not None:
-            check_samples(model.facts, samples)
+    opened, samples = terms.opened(models), terms.samples
+    for model in opened if samples is not None else ():
+        check_samples(model.facts, samples)
     measured = {
-        threads: _measure(
-            models, [p for p in profiles if p.runtime.threads == threads], settings, say, target
-        )
+        threads: _measure(models, [p for p in profiles if p.runtime.threads == threads], terms, say)
         for threads in sorted({profile.runtime.threads for profile in profiles})
     }
     # After measuring: a model that never returns has ended its measuring child by now, not us.
-    evaluations = {m.label: score(m.facts, samples) if samples else None for m in models}
-    teacher = samples.teacher if samples else None
+    scored = {m.label: score(m.facts, samples) if samples else None for m in opened}
     return [
-        _report(
-            model,
-            profile,
-            replace(
-                _known(model, measured[profile.runtime.threads][model.label], profile, target),
-                teacher=teacher,
-                candidate=evaluations[model.label],
-            ),
-            accept,
-            settings,
-        )
+        _report(model, profile, terms, measured[profile.runtime.threads], scored)
         for model in models
         for profile in profiles
     ]
 
 
-def _known(model: OpenModel, found: Measurement, profile: Profile, target: Target) -> Evidence:
-    """Return the evidence that a measurement on `target` makes."""
-    if target != HOST:
-        return Evidence(model.facts.model, device=found)
-    return Evidence(model.facts.model, found, predict(found, profile))
+def runnable(
+    models: Sequence[OpenModel],
+    terms: Terms,
+    say: Say,
+    refuse: Callable[[Path, EdgecompressError], None],
+) -> list[OpenModel]:
+    """Return the models that run, after trying each alone; tell `refuse` of the others."""
+    sound = []
+    for model in models:
+        found, inputs = {model.label: model.facts.model}, {model.label: model.inputs}
+        machine = machine_of(terms.target)
+        try:
+            measure(found, inputs, terms.settings, processes=1, progress=say, machine=machine)
+        except EdgecompressError as error:
+            refuse(model.facts.model.path, error)
+        else:
+            sound.append(model)
+    return sound
 
 
 def _measure(
-    models: Sequence[OpenModel],
-    profiles: Sequence[Profile],
-    settings: MeasureSettings,
-    say: Say,
-    target: Target,
+    models: Sequence[OpenModel], profiles: Sequence[Profile], terms: Terms, say: Say
 ) -> dict[str, Measurement]:
-    answers = [decided(profile, settings.processes, target != HOST) for profile in profiles]
+    """Measure until every model is decided on every profile, and against the baseline."""
+    settings, opened = terms.settings, terms.opened(models)
+    answers = [decided(profile, settings.processes, terms.target != HOST) for profile in profiles]
+
+    def settled(label: str, found: Mapping[str, Measurement]) -> bool:
+        if label not in {model.label for model in models}:  # the baseline stays to the end
+            return all(settled(model.label, found) for model in models)
+        beside = _beside(found[label], found, terms)
+        return all(answer(label, found[label]) for answer in answers) and (
+            beside is None or beside.status != "inconclusive"
+        )
+
     return measure(
-        {m.label: m.facts.model for m in models},
-        {m.label: m.inputs for m in models},
+        {m.label: m.facts.model for m in opened},
+        {m.label: m.inputs for m in opened},
         settings,
         threads=profiles[0].runtime.threads,
-        decided=lambda label, found: all(answer(label, found[label]) for answer in answers),
+        decided=settled,
         progress=say,
-        machine=machine_of(target, profiles[0].device.core),
+        machine=machine_of(terms.target, profiles[0].device.core),
     )
+
+
+def _beside(own: Measurement, found: Mapping[str, Measurement], terms: Terms) -> BudgetCheck | None:
+    """Return how a model's latency stands beside the baseline's; None without its file."""
+    if terms.baseline is None or terms.baseline.model is None:
+        return None
+    other, ratio = found[terms.baseline.model.label], terms.baseline.tolerance.ratio
+    return compare_latency(other, own, ratio, terms.settings.processes)
 
 
 def _report(
     model: OpenModel,
     profile: Profile,
-    evidence: Evidence,
-    accept: AcceptSettings | None,
-    settings: MeasureSettings,
+    terms: Terms,
+    measured: Mapping[str, Measurement],
+    scored: Mapping[str, Evaluation | None],
 ) -> Report:
-    own = evidence.candidate
+    """Judge one model on one profile."""
+    found, own = measured[model.label], scored[model.label]
+    evidence = Evidence(
+        model=model.facts.model,
+        measurement=found if terms.target == HOST else None,
+        prediction=predict(found, profile) if terms.target == HOST else None,
+        teacher=terms.samples.teacher if terms.samples else None,
+        candidate=own,
+        device=found if terms.target != HOST else None,
+    )
+    verdict = judge(profile, evidence, terms.accept, terms.settings.processes)
     return Report(
-        verdict=judge(profile, evidence, accept, settings.processes),
+        verdict=_with_baseline(verdict, model, profile, terms, measured, scored),
         profile=profile.name,
         task="check",
         chosen=model.label,
@@ -122,17 +179,50 @@ def _report(
         trainings=(),
         prunings=(),
         test_reads=1 if own else 0,
-        environment=_environment(evidence.device or evidence.measurement),
-        settings={"measure": settings.model_dump(mode="json")},
-        notes=(),
+        environment=_environment(found),
+        settings={"measure": terms.settings.model_dump(mode="json")},
+        notes=notes(terms.baseline),
         folder=Path.cwd(),
     )
 
 
-def _environment(measurement: Measurement | None) -> dict[str, str]:
+def _with_baseline(
+    verdict: Verdict,
+    model: OpenModel,
+    profile: Profile,
+    terms: Terms,
+    measured: Mapping[str, Measurement],
+    scored: Mapping[str, Evaluation | None],
+) -> Verdict:
+    """Return the verdict with a check for each figure that the baseline has too."""
+    baseline, own = terms.baseline, scored[model.label]
+    if baseline is None:
+        return verdict
+    candidate = Version(model.facts.model.size_bytes, measured[model.label], own)
+    if baseline.model is not None:
+        label, file = baseline.model.label, baseline.model.facts.model
+        old = Version(file.size_bytes, measured[label], scored[label])
+    else:
+        known = baseline.known_of(model.label)
+        same = (m for m in known.metrics if own and (m.name, m.split) == (own.metric.name, "test"))
+        old = Version(known.size_bytes, metric=next(same, None))
+    more = compare_with_baseline(
+        old, candidate, baseline.tolerance, terms.settings.processes, terms.basis(profile)
+    )
+    return conclude([*verdict.checks, *more])
+
+
+def notes(baseline: Baseline | None) -> tuple[str, ...]:
+    """Return what the comparison with the baseline leaves out, in one line, if it does."""
+    if baseline is None or baseline.model is not None:
+        return ()
+    return (f"--baseline {baseline.path}: {NO_SPEED}; give the model's file to compare latency",)
+
+
+def _environment(measurement: Measurement) -> dict[str, str]:
     return {
         "edgecompress": __version__,
         "onnxruntime": version("onnxruntime"),
         "python": platform.python_version(),
-        **({"machine": measurement.host} if measurement else {}),
+        "machine": measurement.host,
     }

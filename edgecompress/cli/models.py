@@ -25,7 +25,7 @@ def open_models(
     shapes: Sequence[str] = (),
     inputs: Path | None = None,
     batch: int | None = None,
-    refused: Callable[[EdgecompressError], None] | None = None,
+    refused: Callable[[Path, EdgecompressError], None] | None = None,
 ) -> list[OpenModel]:
     """Admit each file and make its inputs; `batch` sets the first free dimension.
 
@@ -43,7 +43,7 @@ def open_models(
         except EdgecompressError as error:
             if refused is None:
                 raise
-            refused(error)
+            refused(path, error)
             continue
         label = path.stem if names[path.stem] == 1 else str(path)
         opened.append(OpenModel(label, facts, arrays))

@@ -29,6 +29,18 @@ def minutes(text: str) -> float:
     return value
 
 
+def share(given: object) -> float:
+    """Read a share such as `5%` or `0.05`."""
+    text = str(given).strip()
+    try:
+        value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
+    except ValueError:
+        value = math.nan
+    if not (math.isfinite(value) and 0 <= value <= 10):
+        raise typer.BadParameter(f"given {text!r}, expected a share such as 5% or 0.05")
+    return value
+
+
 def count(given: object) -> int:
     """Read a whole number from 1 to a million: text, or the default of the option."""
     text = str(given)
