@@ -16,8 +16,14 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from edgecompress.errors import RecipeError
+from edgecompress.lessons import DistillSettings as DistillSettings
+from edgecompress.lessons import FeatureSettings as FeatureSettings
+from edgecompress.lessons import TrainSettings as TrainSettings
 from edgecompress.settings import (
+    Count,
     Document,
+    NotNegative,
+    Positive,
     Settings,
     did_you_mean,
     editor_schema,
@@ -27,49 +33,6 @@ from edgecompress.settings import (
 )
 
 BUILT_IN_TASK = "digits"
-
-Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
-Positive = Annotated[float, Field(gt=0.0)]
-Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
-
-
-class TrainSettings(Settings):
-    """Say how a network is trained. Learning rate: linear warm-up, then cosine to zero."""
-
-    epochs: Count = Field(default=20, description="Passes over the training set.")
-    batch_size: Count = Field(default=128, description="Samples in one batch.")
-    learning_rate: Positive = Field(default=2e-3, description="Highest learning rate.")
-    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Optimizer.")
-    weight_decay: Annotated[float, Field(ge=0.0)] = Field(
-        default=0.05, description="Decoupled weight decay."
-    )
-    warmup_ratio: Ratio = Field(default=0.05, description="Share of the steps that warm up.")
-    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
-        default=0.0, description="Share of each hard label spread over all classes."
-    )
-    clip_norm: Positive = Field(default=1.0, description="Largest norm of the gradient.")
-    accumulation_steps: Count = Field(
-        default=1, description="Batches whose gradients are added before one step."
-    )
-    precision: Literal["auto", "fp32", "bf16"] = Field(
-        default="auto", description="Arithmetic of training; auto takes bf16 where it is fast."
-    )
-    views: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
-        default=0,
-        description="How many augmented views of the training set there are; 0 is a fresh one "
-        "each epoch. With a few, the teacher labels each view once and its logits are reused.",
-    )
-
-
-class DistillSettings(TrainSettings):
-    """Say how a student learns from its teacher (Hinton, Vinyals, Dean 2015)."""
-
-    temperature: Positive = Field(
-        default=4.0, description="Divides the logits of teacher and student before the softmax."
-    )
-    kd_weight: Ratio = Field(
-        default=0.9, description="Share of the soft loss; the hard loss has the rest."
-    )
 
 
 class PruneSettings(Settings):
@@ -146,7 +109,7 @@ class MeasureSettings(Settings):
 class AcceptSettings(Settings):
     """Say how much of the teacher's score may be lost."""
 
-    max_drop: Annotated[float, Field(ge=0.0)] = Field(
+    max_drop: NotNegative = Field(
         description="Largest loss against the teacher, absolute, in the metric's own unit."
     )
 

@@ -11,15 +11,18 @@ import json
 import tomllib
 from collections.abc import Iterable, Mapping
 from pathlib import Path
-from typing import Any, TypeVar, get_args
+from typing import Annotated, Any, TypeVar, get_args, get_origin
 
-from pydantic import BaseModel, ConfigDict, ValidationError
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
 from edgecompress.errors import InputError
 
 MAX_BYTES = 1_000_000
 
 _UNITS = ("us", "ms", "s", "bytes", "kb", "mb", "gb", "mhz", "ghz", "percent", "ratio")
+
+# Begins the tags of a union, which pydantic puts into the place of a problem; no key begins so.
+TAG = "="
 
 Document = dict[str, Any]
 Loc = tuple[int | str, ...]
@@ -32,6 +35,11 @@ class Settings(BaseModel):
 
 
 S = TypeVar("S", bound=Settings)
+
+Ratio = Annotated[float, Field(ge=0.0, le=1.0)]
+Positive = Annotated[float, Field(gt=0.0)]
+NotNegative = Annotated[float, Field(ge=0.0)]
+Count = Annotated[int, Field(ge=1, le=1_000_000_000)]
 
 # What pydantic calls a value of the wrong kind, in the words of somebody who writes TOML.
 _EXPECTED = {
@@ -124,12 +132,19 @@ def parse(model: type[S], document: Mapping[str, Any], where: str, error: type[I
         return model.model_validate_json(json.dumps(document, default=str), strict=True)
     except ValidationError as refused:
         # A misspelt key also leaves another key missing: the misspelling is the cause.
-        problems = sorted(refused.errors(), key=lambda e: e["type"] != "extra_forbidden")
+        problems: list[Any] = sorted(
+            ({**e, "loc": _untagged(e["loc"])} for e in refused.errors()),
+            key=lambda e: e["type"] != "extra_forbidden",
+        )
     first = problems[0]
     others = [p for p in problems if p["loc"] != first["loc"][: len(p["loc"])]]
     more = f" (and {len(others)} more)" if others else ""
     place = f"{where}: {dotted(first['loc'])}: " if first["loc"] else f"{where}: "
     raise error(f"{place}{_explain(model, first)}{more}")
+
+
+def _untagged(loc: Loc) -> Loc:
+    return tuple(part for part in loc if not str(part).startswith(TAG))
 
 
 def dotted(loc: Loc) -> str:
@@ -148,6 +163,8 @@ def _explain(model: type[Settings], problem: Any) -> str:
     match problem["type"]:
         case "extra_forbidden":
             return _explain_unknown(model, problem["loc"], isinstance(problem["input"], dict))
+        case "missing" if isinstance(problem["loc"][-1], int):
+            return f"given {given}, expected one entry more"
         case "missing":
             owner = _model_at(model, problem["loc"][:-1]) or model
             about = owner.model_fields[str(problem["loc"][-1])].description or "a value"
@@ -184,7 +201,8 @@ def _keys(model: type[Settings] | None) -> Iterable[str]:
 def _model_at(model: type[Settings], loc: Loc) -> type[Settings] | None:
     for part in loc:
         field = model.model_fields.get(str(part))
-        inner = (field.annotation, *get_args(field.annotation)) if field else ()
+        inner = [field.annotation, *get_args(field.annotation)] if field else []
+        inner += [get_args(a)[0] for a in inner if get_origin(a) is Annotated]
         found = [a for a in inner if isinstance(a, type) and issubclass(a, Settings)]
         if not found:
             return None

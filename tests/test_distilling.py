@@ -81,9 +81,6 @@ def _task(**changes: object) -> Task:
     return replace(task, **changes)  # type: ignore[arg-type]
 
 
-# --- losses: the distillation rows of the traps ------------------------------------------------
-
-
 # --- the loop -------------------------------------------------------------------------------
 
 
@@ -121,18 +118,6 @@ def test_the_control_learns_the_task_and_the_same_seed_gives_the_same_bits() -> 
     one, two = (train_arm(CONTROL, _net(1, dropout=0.2), task, settings) for _ in range(2))
     assert one.evaluation.metric.value > 0.8
     assert weights_digest(one.module) == weights_digest(two.module)
-
-
-def test_accumulated_parts_make_the_same_step_as_the_whole_batch() -> None:
-    net = nn.Sequential(nn.Linear(4, 16), nn.Tanh(), nn.Linear(16, CLASSES)).double()
-    task = _task(
-        train=Split({"x": _split(96, 0).inputs["x"].astype(np.float64)}, _split(96, 0).labels),
-        validation=Split({"x": _split(64, 1).inputs["x"].astype(np.float64)}, _split(64, 1).labels),
-    )
-    whole = train_arm(CONTROL, net, task, QUICK)
-    parts = train_arm(CONTROL, net, task, QUICK.model_copy(update={"accumulation_steps": 3}))
-    for a, b in zip(whole.module.parameters(), parts.module.parameters(), strict=True):
-        torch.testing.assert_close(a, b, rtol=1e-6, atol=1e-8)
 
 
 class _KilledError(Exception):

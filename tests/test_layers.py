@@ -9,7 +9,17 @@ import pytest
 PACKAGE = Path(__file__).parents[1] / "edgecompress"
 LEVELS = (
     {"errors", "records", "statistics"},
-    {"settings", "recipe", "profiles", "store", "runtime", "admission", "graphs", "bounds"},
+    {
+        "settings",
+        "lessons",
+        "recipe",
+        "profiles",
+        "store",
+        "runtime",
+        "admission",
+        "graphs",
+        "bounds",
+    },
     {"tasks", "teachers", "students"},
     {"distilling", "pruning", "exporting", "quantizing", "measuring", "verifying"},
     {"verdict", "baseline", "builtin"},
@@ -20,7 +30,16 @@ LEVELS = (
 )
 LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 # Files of the foundation that lean on one another, in this order.
-FOUNDATION = ("settings", "recipe", "profiles", "store", "graphs", "admission", "runtime")
+FOUNDATION = (
+    "settings",
+    "lessons",
+    "recipe",
+    "profiles",
+    "store",
+    "graphs",
+    "admission",
+    "runtime",
+)
 # Each third-party library lives in one room; most in one file of it.
 OWNERS = {
     "accelerate": {"distilling/loop.py"},

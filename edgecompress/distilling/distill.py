@@ -4,20 +4,17 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import nn
 
-from edgecompress.distilling.loop import (
-    Bench,
-    Lesson,
-    computing,
-    logits_of,
-    train_,
-)
+from edgecompress.distilling.hints import Hints, require_torch
+from edgecompress.distilling.lesson import Lesson
+from edgecompress.distilling.loop import Bench, computing, logits_of, train_
+from edgecompress.distilling.losses import Loss
 from edgecompress.distilling.views import SoftTargets, task_views, tensors
 from edgecompress.errors import TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
@@ -61,14 +58,17 @@ def distill(
     task: Task,
     settings: DistillSettings = DistillSettings(),
     bench: Bench = Bench(),
+    loss: Loss | None = None,
 ) -> Distilled:
     """Train `student` from `teacher`, and its hard-label control, and keep the better one.
 
     `teacher` is whatever `as_teacher` takes: a torch module, an estimator, an ONNX file.
     Both arms start from the same weights and see the same number of samples in the same order,
     augmented alike. The arguments are left as they were. Data and teacher are checked first, as
-    `check_task` and `check_teacher_outputs` do.
+    `check_task` and `check_teacher_outputs` do. `loss` takes the place of the recipe's losses: any
+    function (student_logits, teacher_logits, labels) -> a scalar.
     """
+    bench = bench if loss is None else replace(bench, loss=loss)
     check_task(task)
     asked = as_teacher(teacher, task.class_names)
     check_teacher_outputs(task, predict_logits(asked, task.validation.inputs))
@@ -117,11 +117,19 @@ def _lesson(
         return Lesson(task_views(task, settings.views, bench.seed, pool=False), samples)
     if teacher is None:
         raise TrainingError("distill: no teacher was given; the distilled arm needs one")
+    if extra and settings.loss == "dkd":
+        raise TrainingError(
+            "distill.loss: 'dkd' needs the label of every sample, but the task has unlabelled "
+            'ones; take loss = "kd"'
+        )
     views = task_views(task, settings.views, bench.seed, pool=True)
-    soft = SoftTargets(
-        teacher, views, bench.soft_folder, autocast=bench.mode.precision == "bf16", tick=bench.tick
-    )
-    return Lesson(views, samples, soft, settings.temperature, settings.kd_weight)
+    autocast = bench.mode.precision == "bf16"
+    if settings.features is not None:
+        require_torch(teacher)
+        hints = Hints(teacher, settings.features, bench.seed, autocast)
+        return Lesson(views, samples, settings, hints=hints, own=bench.loss)
+    soft = SoftTargets(teacher, views, bench.soft_folder, autocast, bench.tick)
+    return Lesson(views, samples, settings, soft, own=bench.loss)
 
 
 def pick_arm(evaluations: Mapping[str, Evaluation]) -> tuple[str, str]:

@@ -20,8 +20,10 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from edgecompress.distilling.checkpoint import State, read_checkpoint, restore_, write_checkpoint
-from edgecompress.distilling.losses import distillation_loss, hard_loss
-from edgecompress.distilling.views import SoftTargets, Views, generator, mixed_seed
+from edgecompress.distilling.hints import Answer
+from edgecompress.distilling.lesson import Lesson, Moment
+from edgecompress.distilling.losses import UNLABELLED, Loss
+from edgecompress.distilling.views import generator, mixed_seed
 from edgecompress.errors import TrainingError
 from edgecompress.recipe import TrainSettings
 from edgecompress.records import EpochPoint, Mode
@@ -41,7 +43,8 @@ class Bench:
 
     `tick(text, done, total)` hears of each step and may raise to stop the training; what was
     trained until the last checkpoint (30 s at most) is kept in `checkpoint`. `soft_folder` keeps
-    the teacher's logits for a later arm or run.
+    the teacher's logits for a later arm or run. `loss` is a user's own, in the place of the
+    recipe's: (student_logits, teacher_logits, labels) -> a scalar; label -1 means unlabelled.
     """
 
     seed: int = 0
@@ -49,26 +52,7 @@ class Bench:
     checkpoint: Path | None = None
     soft_folder: Path | None = None
     tick: Callable[[str, int, int], None] = _no_tick
-
-
-@dataclass(frozen=True)
-class Lesson:
-    """Hold what an arm learns from. Without `soft` it learns from hard labels alone.
-
-    `samples` is how many samples an epoch shows: arms that are compared show equally many.
-    """
-
-    views: Views
-    samples: int
-    soft: SoftTargets | None = None
-    temperature: float = 1.0
-    kd_weight: float = 0.0
-
-    def loss(self, logits: Tensor, soft: Tensor | None, labels: Tensor, smoothing: float) -> Tensor:
-        """Return the arm's loss on one batch."""
-        if soft is None:
-            return hard_loss(logits, labels, smoothing)
-        return distillation_loss(logits, soft, labels, self.temperature, self.kd_weight, smoothing)
+    loss: Loss | None = None
 
 
 def crew_of_launch() -> Crew:
@@ -127,11 +111,14 @@ class _Trainer:
         self.accelerator = Accelerator()
         if bench.mode.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
-        self.module = module
+        require_trainable(module)
+        # With hints, what learns is the student and the projections beside it.
+        hints, first = lesson.hints, lesson.views.inputs
+        self.student, self.module = module, hints.pupil(module, first) if hints else module
         self.prepared, self.optimizer = self.accelerator.prepare(
-            module, make_optimizer(module, settings)
+            self.module, make_optimizer(self.module, settings)
         )
-        self.batch = min(settings.batch_size, lesson.samples)
+        self.batch = min(settings.batch_size * settings.accumulate, lesson.samples)
         self.steps = lesson.samples // self.batch
         self.state = State()
         self.saved = time.monotonic()
@@ -154,7 +141,7 @@ class _Trainer:
 
     def _scored(self, score: Callable[[nn.Module], float]) -> float:
         self.module.eval()
-        return score(self.module)
+        return score(self.student)
 
     def _batches(self) -> Iterator[Tensor]:
         """Yield this process's rows of each global batch left in the epoch."""
@@ -166,42 +153,65 @@ class _Trainer:
 
     def _step_(self, rows: Tensor) -> float:
         """Take one optimizer step on `rows`, in as many parts as the recipe accumulates."""
-        done = self.state.epoch * self.steps + self.state.step
+        done, total = self.state.epoch * self.steps + self.state.step, self._total()
         torch.manual_seed(mixed_seed(self.bench.seed, done))  # dropout draws from here
-        rate = learning_rate(self.settings, done, self.settings.epochs * self.steps)
+        rate = learning_rate(self.settings, done, total) * self._growth()
         for group in self.optimizer.param_groups:
             group["lr"] = rate * self.state.rate_scale
         self.optimizer.zero_grad()
-        parts = [p for p in rows.chunk(self.settings.accumulation_steps) if len(p)]
-        total = 0.0
+        moment = Moment(done / max(1, total - 1), self._labelled(rows))
+        parts = [p for p in rows.chunk(self.settings.accumulate) if len(p)]
+        summed = 0.0
         for index, part in enumerate(parts):
             last = index == len(parts) - 1
             waits = contextlib.nullcontext() if last else self.accelerator.no_sync(self.prepared)
             with waits:
-                loss = self._loss(part) * (len(part) / len(rows))
+                loss = self._loss(part, moment) * (len(part) / len(rows))
                 self.accelerator.backward(loss)
-            total += float(loss.detach())
+            summed += float(loss.detach())
         norm = self.accelerator.clip_grad_norm_(self.prepared.parameters(), self.settings.clip_norm)
-        if not (math.isfinite(total) and math.isfinite(float(norm))):
-            raise _NotFiniteError(_cause(self.module, total))
+        if not (math.isfinite(summed) and math.isfinite(float(norm))):
+            raise _NotFiniteError(_cause(self.module, summed))
         self.optimizer.step()
-        return total
+        return summed
 
-    def _loss(self, rows: Tensor) -> Tensor:
-        lesson, device = self.lesson, self.accelerator.device
+    def _total(self) -> int:
+        return self.settings.epochs * self.steps
+
+    def _growth(self) -> float:
+        """Return by what the learning rate grows with the effective batch.
+
+        In proportion: Goyal et al. 2017; with the root: Malladi et al. 2022, for Adam.
+        """
+        ratio = max(1.0, self.batch / self.settings.batch_size)
+        match self.settings.lr_scaling:
+            case "none":
+                return 1.0
+            case "linear":
+                return ratio
+            case "sqrt":
+                return math.sqrt(ratio)
+
+    def _labelled(self, rows: Tensor) -> float | None:
+        """Return the share of labelled samples where a batch comes in parts, which may differ."""
+        if self.settings.accumulate == 1:
+            return None
+        labelled = int((self.lesson.views.labels[rows] != UNLABELLED).sum())
+        return labelled / len(rows) if labelled else None
+
+    def _loss(self, rows: Tensor, moment: Moment) -> Tensor:
+        lesson, mode, device = self.lesson, self.bench.mode, self.accelerator.device
         view = lesson.views.index(self.state.epoch)
-        inputs = [
-            placed(t[rows], self.bench.mode, device) for t in lesson.views.view(view).values()
-        ]
-        soft = None if lesson.soft is None else lesson.soft.of(view)[rows].to(device)
-        with autocast(self.bench.mode, device):
-            logits = logits_of(self.prepared(*inputs))
-        return lesson.loss(
-            logits, soft, lesson.views.labels[rows].to(device), self.settings.label_smoothing
-        )
+        batch = {name: tensor[rows] for name, tensor in lesson.views.view(view).items()}
+        word = lesson.word(view, rows, batch)
+        with autocast(mode, device):
+            output = self.prepared(*(placed(tensor, mode, device) for tensor in batch.values()))
+        output, features = output if lesson.hints else (output, ())
+        answer, labels = Answer(logits_of(output), features), lesson.views.labels[rows].to(device)
+        return lesson.loss(answer, word, labels, self.settings.label_smoothing, moment)
 
     def _report_and_save(self) -> None:
-        state, total = self.state, self.settings.epochs * self.steps
+        state, total = self.state, self._total()
         done = state.epoch * self.steps + state.step
         text = f"epoch {state.epoch + 1}/{self.settings.epochs}"
         if state.curve:
@@ -228,14 +238,19 @@ def sample_order(available: int, wanted: int, seed: int, epoch: int) -> Tensor:
     return torch.cat(orders)[:wanted]
 
 
-def make_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
-    """Return the recipe's optimizer; vectors (biases, norms) carry no weight decay."""
-    trained = [p for p in module.parameters() if p.requires_grad]
-    if not trained:
+def require_trainable(module: nn.Module) -> None:
+    """Raise TrainingError if no parameter can learn."""
+    if not any(parameter.requires_grad for parameter in module.parameters()):
         raise TrainingError(
             "student: all of its parameters are frozen; expected some with requires_grad; "
             "unfreeze what should learn"
         )
+
+
+def make_optimizer(module: nn.Module, settings: TrainSettings) -> torch.optim.Optimizer:
+    """Return the recipe's optimizer; vectors (biases, norms) carry no weight decay."""
+    require_trainable(module)
+    trained = [p for p in module.parameters() if p.requires_grad]
     groups = [
         {"params": [p for p in trained if p.ndim > 1], "weight_decay": settings.weight_decay},
         {"params": [p for p in trained if p.ndim <= 1], "weight_decay": 0.0},

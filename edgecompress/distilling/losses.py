@@ -26,15 +26,18 @@ SMALLEST_NORM = 1e-8
 SMALLEST_VARIANCE = 1e-6
 
 
-def hard_loss(student: Tensor, labels: Tensor, label_smoothing: float = 0.0) -> Tensor:
+def hard_loss(
+    student: Tensor, labels: Tensor, label_smoothing: float = 0.0, count: float | None = None
+) -> Tensor:
     """Return the cross-entropy averaged over the labelled samples; zero when there are none.
 
     `label_smoothing` spreads that share of each label evenly over all classes (Szegedy et al. 2016,
-    "Rethinking the Inception Architecture for Computer Vision", section 7).
+    "Rethinking the Inception Architecture for Computer Vision", section 7). `count` divides the
+    sum where it is not the number of labelled samples: for a part of a larger batch.
     """
-    labelled = (labels != UNLABELLED).sum().clamp(min=1)
+    labelled = (labels != UNLABELLED).sum().clamp(min=1) if count is None else count
     total = F.cross_entropy(
-        _precise(student),
+        precise(student),
         labels,
         ignore_index=UNLABELLED,
         reduction="sum",
@@ -136,7 +139,7 @@ def correlation_loss(
     p = _softened(_finest(teacher), temperature).softmax(dim=-1)
     inter = 1.0 - _correlation(q, p, dim=1).mean()
     intra = 1.0 - _correlation(q, p, dim=0).mean()
-    return ((beta * inter + gamma * intra) * temperature**2).to(_precise(student).dtype)
+    return ((beta * inter + gamma * intra) * temperature**2).to(precise(student).dtype)
 
 
 def standardized_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
@@ -162,7 +165,7 @@ def logit_loss(student: Tensor, teacher: Tensor) -> Tensor:
     makes it what the soft loss of centred logits tends to as T grows.
     """
     _require_one_shape(student, teacher)
-    ours = _precise(student)
+    ours = precise(student)
     return F.mse_loss(ours, teacher.to(ours)) / 2
 
 
@@ -177,7 +180,7 @@ def multi_temperature_loss(
     return torch.stack([soft_loss(student, teacher, t) for t in temperatures]).mean()
 
 
-def _precise(logits: Tensor) -> Tensor:
+def precise(logits: Tensor) -> Tensor:
     """Return float64 as it is and everything else as float32."""
     return logits if logits.dtype == torch.float64 else logits.float()
 
@@ -193,7 +196,7 @@ def _softened(logits: Tensor, temperature: float) -> Tensor:
     The shift changes no softmax. It comes first because of rounding: of 200 / T, float32 keeps too
     few digits behind the point for probabilities good to 1e-5.
     """
-    logits = _precise(logits)
+    logits = precise(logits)
     return (logits - logits.detach().amax(dim=-1, keepdim=True)) / temperature
 
 

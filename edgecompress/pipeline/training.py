@@ -204,7 +204,7 @@ def _arm(
     learns_softly = name == DISTILLED and teacher is not None
     asked = settings.model_dump()
     if not learns_softly:
-        asked = {k: v for k, v in asked.items() if k not in ("temperature", "kd_weight")}
+        asked = {key: asked[key] for key in TrainSettings.model_fields}
     basis = {"network": network.digest, "task": run.fingerprint, "seed": run.recipe.seed}
     mode = run.store.once(
         PRECISION,

@@ -1,0 +1,200 @@
+"""How a network is trained and what a student learns: [teacher], [distill] and [redistill].
+
+A number that may change on the way is given plainly, or as `{ start = 5.0, end = 1.0 }`.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Annotated, Any, Literal, Self
+
+from pydantic import Discriminator, Field, Tag, model_validator
+
+from edgecompress.settings import TAG, Count, NotNegative, Positive, Ratio, Settings
+
+ModulePath = Annotated[str, Field(min_length=1)]
+
+
+class TrainSettings(Settings):
+    """Say how a network is trained. Learning rate: linear warm-up, then cosine to zero."""
+
+    epochs: Count = Field(default=20, description="Passes over the training set.")
+    batch_size: Count = Field(default=128, description="Samples in one batch.")
+    learning_rate: Positive = Field(default=2e-3, description="Highest learning rate.")
+    optimizer: Literal["adamw", "sgd"] = Field(default="adamw", description="Optimizer.")
+    weight_decay: NotNegative = Field(default=0.05, description="Decoupled weight decay.")
+    warmup_ratio: Ratio = Field(default=0.05, description="Share of the steps that warm up.")
+    label_smoothing: Annotated[float, Field(ge=0.0, lt=1.0)] = Field(
+        default=0.0, description="Share of each hard label spread over all classes."
+    )
+    clip_norm: Positive = Field(default=1.0, description="Largest norm of the gradient.")
+    accumulate: Count = Field(
+        default=1,
+        description="Batches whose gradients make one step: the effective batch is "
+        "batch_size x accumulate, in the memory of one batch.",
+    )
+    lr_scaling: Literal["none", "linear", "sqrt"] = Field(
+        default="none",
+        description="How the learning rate grows with `accumulate`: not at all, in proportion "
+        "(for sgd) or with its square root (for adamw).",
+    )
+    precision: Literal["auto", "fp32", "bf16"] = Field(
+        default="auto", description="Arithmetic of training; auto takes bf16 where it is fast."
+    )
+    views: Annotated[int, Field(ge=0, le=1_000_000)] = Field(
+        default=0,
+        description="How many augmented views of the training set there are; 0 is a fresh one "
+        "each epoch. With a few, the teacher labels each view once and its logits are reused.",
+    )
+
+
+class Schedule(Settings):
+    """Say how a number goes from the first step of a training to its last."""
+
+    start: float = Field(description="Value at the first step.")
+    end: float = Field(description="Value at the last step.")
+    schedule: Literal["linear", "cosine", "exponential"] = Field(
+        default="linear", description="Shape of the way from start to end."
+    )
+
+    @model_validator(mode="after")
+    def _has_a_way(self) -> Self:
+        if self.schedule == "exponential" and not self.start * self.end > 0:
+            raise ValueError(
+                f"given start = {self.start:g}, end = {self.end:g}, but no exponential reaches 0; "
+                'take schedule = "cosine"'
+            )
+        return self
+
+
+class TemperatureSchedule(Schedule):
+    """Say how the temperature goes from the first step to the last."""
+
+    start: Positive = Field(description="Temperature at the first step.")
+    end: Positive = Field(description="Temperature at the last step.")
+
+
+class WeightSchedule(Schedule):
+    """Say how the share of the soft loss goes from the first step to the last."""
+
+    start: Ratio = Field(description="Share at the first step.")
+    end: Ratio = Field(description="Share at the last step.")
+
+
+def _kind(value: object) -> str:
+    """Return the tag of what was given where a number or a schedule may stand."""
+    return f"{TAG}schedule" if isinstance(value, Mapping | Schedule) else f"{TAG}number"
+
+
+Temperature = Annotated[
+    Annotated[Positive, Tag(f"{TAG}number")]
+    | Annotated[TemperatureSchedule, Tag(f"{TAG}schedule")],
+    Discriminator(_kind),
+]
+Weight = Annotated[
+    Annotated[Ratio, Tag(f"{TAG}number")] | Annotated[WeightSchedule, Tag(f"{TAG}schedule")],
+    Discriminator(_kind),
+]
+
+
+class FeatureSettings(Settings):
+    """Say which layers inside the student learn from which inside the teacher."""
+
+    layers: tuple[tuple[ModulePath, ModulePath], ...] = Field(
+        min_length=1, description="Pairs of module paths: [in the student, in the teacher]."
+    )
+    loss: Literal["hint", "attention", "relational"] = Field(
+        default="hint", description="What is compared: features, attention maps, or distances."
+    )
+    weight: Positive | None = Field(
+        default=None,
+        description="Factor of the feature loss, added to the others; left out, the one of its "
+        "paper: hint 1, attention 1000, relational 25.",
+    )
+
+    @property
+    def factor(self) -> float:
+        """Return the weight given, or that of the paper."""
+        if self.weight is not None:
+            return self.weight
+        match self.loss:
+            case "hint":
+                return 1.0
+            case "attention":
+                return 1000.0
+            case "relational":
+                return 25.0
+
+
+def _papers_temperature(data: Mapping[str, Any]) -> float:
+    """Return the temperature with which the paper of a loss reports its results."""
+    match data.get("loss"):
+        case "standardized":
+            return 2.0
+        case "dist":
+            return 1.0
+        case _:
+            return 4.0
+
+
+class DistillSettings(TrainSettings):
+    """Say how a student learns from its teacher (Hinton, Vinyals, Dean 2015)."""
+
+    loss: Literal["kd", "dkd", "dist", "standardized", "mse", "multi"] = Field(
+        default="kd",
+        description="Soft loss: Hinton's, decoupled, correlations (DIST), of standardized "
+        "logits, squared error of logits, or Hinton's at several temperatures.",
+    )
+    temperature: Temperature = Field(
+        default_factory=_papers_temperature,
+        description="Divides the logits of teacher and student before the softmax. Left out, "
+        "the one of the loss's paper: 4, standardized 2, dist 1.",
+    )
+    kd_weight: Weight = Field(
+        default=0.9, description="Share of the soft loss; the hard loss has the rest."
+    )
+    dkd_alpha: NotNegative = Field(
+        default=1.0, description="dkd: factor of the label's class against all others."
+    )
+    dkd_beta: NotNegative = Field(
+        default=8.0, description="dkd: factor of the other classes among themselves."
+    )
+    dist_beta: NotNegative = Field(
+        default=1.0, description="dist: factor of the correlation over the classes of a sample."
+    )
+    dist_gamma: NotNegative = Field(
+        default=1.0, description="dist: factor of the correlation over the samples of a class."
+    )
+    temperatures: tuple[Positive, ...] = Field(
+        default=(2.0, 3.0, 4.0, 5.0, 6.0),
+        min_length=1,
+        description="multi: the temperatures whose soft losses are averaged.",
+    )
+    features: FeatureSettings | None = Field(
+        default=None, description="Teach layers inside the student too; for torch teachers."
+    )
+
+    @model_validator(mode="after")
+    def _reads_what_is_given(self) -> Self:
+        for key, losses in _READ_BY.items():
+            default = (
+                type(self)
+                .model_fields[key]
+                .get_default(call_default_factory=True, validated_data={"loss": self.loss})
+            )
+            if self.loss not in losses and getattr(self, key) != default:
+                raise ValueError(
+                    f'given {key} with loss = "{self.loss}", which does not read it; remove it, '
+                    f'or take loss = "{losses[0]}"'
+                )
+        return self
+
+
+_READ_BY = {
+    "temperature": ("kd", "dkd", "dist", "standardized"),
+    "dkd_alpha": ("dkd",),
+    "dkd_beta": ("dkd",),
+    "dist_beta": ("dist",),
+    "dist_gamma": ("dist",),
+    "temperatures": ("multi",),
+}
