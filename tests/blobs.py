@@ -1,55 +1,77 @@
-"""A tiny task, three blobs in four dimensions, and small networks for it, maps inside included."""
+"""A task small enough to carry through the whole chain in a test: three blobs in 8 x 8 images."""
 
-from dataclasses import replace
+from __future__ import annotations
 
 import numpy as np
 import torch
-from torch import Tensor, nn
+from torch import nn
 
+from edgecompress.students.image import ResidualNet
 from edgecompress.tasks.task import Split, Task
 
-CLASSES = 3
 
-
-def split(rows: int, seed: int, labelled: bool = True, dtype: type = np.float32) -> Split:
+def blobs(rows: int, seed: int) -> Split:
+    """Return images in which one of three corners glows."""
     rng = np.random.default_rng(seed)
-    labels = rng.integers(0, CLASSES, rows)
-    x = rng.normal(size=(rows, 4)).astype(dtype)
-    x[np.arange(rows), labels] += 2.0
-    return Split({"x": x}, labels if labelled else None)
+    labels = rng.integers(0, 3, rows)
+    images = rng.normal(0, 0.4, (rows, 1, 8, 8)).astype(np.float32)
+    for corner, (top, left) in enumerate(((0, 0), (0, 5), (5, 0))):
+        images[labels == corner, :, top : top + 3, left : left + 3] += 1.0
+    return Split({"image": images}, labels)
 
 
-def blobs(dtype: type = np.float32, pool: int = 0) -> Task:
-    task = Task(
-        "blobs", split(96, 0, dtype=dtype), split(64, 1, dtype=dtype), split(64, 2, dtype=dtype),
-        teacher=lambda: dense(7, 32), student=lambda: dense(1, 8), class_names=("a", "b", "c"),
-    )  # fmt: skip
-    return replace(task, unlabelled=split(pool, 3, False, dtype)) if pool else task
+def teacher() -> nn.Module:
+    return ResidualNet(1, 3, widths=(16,), blocks=(1,))
 
 
-def dense(seed: int, width: int, dropout: float = 0.0) -> nn.Module:
-    """Return a network whose hidden layer is called `body.0`, with an activation in place."""
-    torch.manual_seed(seed)
-    body = nn.Sequential(nn.Linear(4, width), nn.ReLU(inplace=True), nn.Dropout(dropout))
-    net = nn.Sequential()
-    net.add_module("body", body)
-    net.add_module("head", nn.Linear(width, CLASSES))
-    return net
+def student() -> nn.Module:
+    return ResidualNet(1, 3, widths=(8,), blocks=(1,))
 
 
-class Maps(nn.Module):
-    """See the four numbers as a map of 2 x 2; `conv` answers with maps, `lstm` with a tuple."""
+def jitter(batch: dict[str, torch.Tensor], generator: torch.Generator) -> dict[str, torch.Tensor]:
+    image = batch["image"]
+    return {"image": image + 0.1 * torch.randn(image.shape, generator=generator)}
 
-    def __init__(self, channels: int, size: int = 4) -> None:
-        super().__init__()
-        self.grow = nn.Upsample(size=(size, size))
-        self.conv = nn.Conv2d(1, channels, 1)
-        self.norm = nn.BatchNorm2d(channels)
-        self.lstm = nn.LSTM(channels, channels, batch_first=True)
-        self.head = nn.Linear(channels, CLASSES)
-        self.idle = nn.Linear(1, 1)
 
-    def forward(self, x: Tensor) -> Tensor:
-        maps = self.norm(self.conv(self.grow(x.reshape(-1, 1, 2, 2))))
-        tokens, _ = self.lstm(maps.flatten(2).transpose(1, 2))
-        return self.head(tokens.mean(dim=1))
+def task() -> Task:
+    return Task(
+        name="blobs",
+        train=blobs(192, 0),
+        validation=blobs(96, 1),
+        test=blobs(96, 2),
+        teacher=teacher,
+        student=student,
+        class_names=("left", "right", "below"),
+        augment=jitter,
+    )
+
+
+RECIPE = """
+task = "blobs.py:task"
+[teacher]
+epochs = 3
+batch_size = 32
+learning_rate = 1e-2
+precision = "fp32"
+[distill]
+epochs = 3
+batch_size = 32
+learning_rate = 1e-2
+precision = "fp32"
+views = 2
+[prune]
+pruning_ratio = 0.5
+round_to = 2
+[redistill]
+epochs = 2
+batch_size = 32
+precision = "fp32"
+[quantize]
+calibration_samples = 64
+[measure]
+processes = [2]
+screening_processes = 1
+seconds_per_process = 0.02
+[accept]
+max_drop = 0.2
+"""

@@ -8,7 +8,7 @@ import loss_references as ref
 import numpy as np
 import pytest
 import torch
-from blobs import Maps, blobs, dense
+from tiny_lessons import Maps, blobs, dense
 from torch import Tensor, nn
 
 from edgecompress.distilling.checkpoint import weights_digest

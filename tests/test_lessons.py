@@ -6,7 +6,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from blobs import blobs, dense
+from tiny_lessons import blobs, dense
 from torch import Tensor, nn
 
 from edgecompress.distilling.checkpoint import weights_digest
