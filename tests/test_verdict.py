@@ -8,6 +8,7 @@ from evidence import MODEL, evaluation, measured
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from edgecompress.bounds import Bounds, answer
 from edgecompress.profiles import Budget, Device, PredictionBasis, Profile
 from edgecompress.recipe import AcceptSettings
 from edgecompress.records import (
@@ -192,6 +193,33 @@ def test_a_fail_says_by_how_much_and_what_would_pass() -> None:
         "12.2 ms over 5 processes, at least 12: 20.0% over the limit; "
         "it would pass a limit of 12.9 ms"
     )
+
+
+@given(st.floats(1e-3, 1e6), st.floats(0, 0.3), st.sampled_from([0.0, 0.02, 0.04, 0.5]), st.data())
+def test_the_limit_that_a_fail_names_would_pass(
+    low: float, spread: float, margin: float, data: st.DataObject
+) -> None:
+    bounds = Bounds(low * (1 + spread / 2), low, low * (1 + spread), margin, margin)
+    limit = data.draw(st.floats(low / 10, low / (1 + margin) * 0.999))
+    check = answer("peak_memory_mb", "MB", limit, bounds, "measured")
+    assert check.status == "fail"
+    assert f"{(low - limit) / limit:.1%} over the limit" in check.reason
+    named = float(check.reason.split("would pass a limit of ")[1].split(" ")[0])
+    assert bounds.status(named * (1 + 1e-9)) == "pass"  # it is rounded to three digits
+
+
+def test_every_budget_that_fails_says_what_would_pass_and_so_does_the_verdict() -> None:
+    profile = host_profile(peak_memory_mb=20, model_size_mb=1, cold_start_ms=25)
+    verdict = judge(profile, Evidence(MODEL, measured([np.full(50, 20.0)] * 5)))
+    assert {c.budget: c.status for c in verdict.checks} == {
+        "latency_ms.p95": "fail",
+        "cold_start_ms": "fail",
+        "peak_memory_mb": "fail",
+        "model_size_mb": "fail",
+    }
+    for check in verdict.checks:
+        assert "it would pass a limit of" in check.reason
+        assert f"{check.budget} ({check.reason})" in verdict.reason
 
 
 def test_close_to_the_limit_says_so() -> None:
