@@ -147,6 +147,7 @@ def test_what_is_missing_is_said_with_the_one_command(tmp_path, monkeypatch):
         f"not set up; run 'edgecompress verify --set-up --isa arm64 --cache {tmp_path}' once "
         "(about 120 MB of downloads, 220 MB on disk, nothing is installed)"
     )
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
     assert "'edgecompress verify --set-up --isa arm64' once" in absence(
         "arm64", Kits(default_cache())
     )

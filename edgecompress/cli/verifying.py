@@ -134,7 +134,7 @@ def verify_models(
 ) -> list[Row]:
     """Return a row for every model on every processor; a bad file is told to `refused`."""
     rows = []
-    for model in open_models(paths, request.shapes, refused=refused):
+    for model in open_models(paths, request.shapes, refused=lambda _, error: refused(error)):
         try:
             subject = _subject(model, request)
         except EdgecompressError as error:
