@@ -11,7 +11,7 @@ import shutil
 import stat
 import threading
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -29,9 +29,16 @@ class Board:
     port: int = 0
     asked: list[str] = field(default_factory=list)
     unplug_at: str | None = None  # a command that holds this text breaks the connection
+    busy: set[asyncio.Task[None]] = field(default_factory=set)
 
     async def handle(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
-        """Run one command."""
+        """Run one command; what it started is waited for, even when nobody listens any more."""
+        task = asyncio.create_task(self._serve(process))
+        self.busy.add(task)
+        task.add_done_callback(self.busy.discard)
+        await asyncio.shield(task)
+
+    async def _serve(self, process: asyncssh.SSHServerProcess[bytes]) -> None:
         command = process.command or ""
         self.asked.append(command)
         if self.unplug_at and self.unplug_at in command:
@@ -46,9 +53,10 @@ class Board:
             env=self.environment,
         )
         output, errors = await child.communicate(await process.stdin.read())
-        process.stdout.write(output)
-        process.stderr.write(errors)
-        process.exit(child.returncode or 0)
+        with suppress(BrokenPipeError, OSError):
+            process.stdout.write(output)
+            process.stderr.write(errors)
+            process.exit(child.returncode or 0)
 
 
 @contextmanager
@@ -77,13 +85,16 @@ def serving(board: Board, folder: Path) -> Iterator[Path]:
     try:
         yield _configuration(folder)
     finally:
-        asyncio.run_coroutine_threadsafe(_close(server), loop).result(10)
+        asyncio.run_coroutine_threadsafe(_close(server, board), loop).result(10)
         loop.call_soon_threadsafe(loop.stop)
         thread.join()
         loop.close()
 
 
-async def _close(server: asyncssh.SSHAcceptor) -> None:
+async def _close(server: asyncssh.SSHAcceptor, board: Board) -> None:
+    """Hang up; what a command started there must end by itself."""
+    if board.busy:
+        await asyncio.wait_for(asyncio.gather(*board.busy, return_exceptions=True), 8)
     server.close()
     await server.wait_closed()
 

@@ -45,7 +45,7 @@ def find_python(place: Workplace) -> tuple[str, str]:
     Raise DeviceError that says why there is none; LookupError with the words of the first Python
     that lacks something.
     """
-    tries = "; ".join(f"{python} -c {shlex.quote(_PROBE)}" for python in PLACES)
+    tries = " || ".join(f"{python} -c {shlex.quote(_PROBE)}" for python in PLACES)
     output = place.run(tries).output
     if found := re.search(r"^found (.+) (\S+)$", output, re.MULTILINE):
         return shlex.quote(found[1]), f"onnxruntime {found[2]}"

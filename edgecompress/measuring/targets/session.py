@@ -37,7 +37,8 @@ class Workplace:
 
     def run(self, command: str, timeout_s: float | None = None) -> Ran:
         """Run a shell command in the folder."""
-        inside = f"cd {shlex.quote(self.folder)} && {command}"
+        # ONNX Runtime, for one, leaves a file where temporary files go.
+        inside = f"cd {shlex.quote(self.folder)} && export TMPDIR=$PWD && {{ {command}\n}}"
         return self.device.run(inside, timeout_s) if timeout_s else self.device.run(inside)
 
     def put(self, file: Path, name: str) -> None:
@@ -89,7 +90,7 @@ def workplace(device: Device) -> Iterator[Workplace]:
     folder = f"{device.scratch}/{_NAME}{secrets.token_hex(8)}"
     quoted = shlex.quote(folder)
     # What an unplugged cable left behind goes a day later: by then nobody can be using it.
-    stale = f"find {device.scratch} -maxdepth 1 -name '{_NAME}*' -mtime +0"
+    stale = f"find {shlex.quote(device.scratch)} -maxdepth 1 -name '{_NAME}*' -mtime +0"
     device.run(f"{stale} -exec rm -rf {{}} \\; 2>/dev/null")
     made = device.run(f"umask 077 && mkdir {quoted}")
     try:

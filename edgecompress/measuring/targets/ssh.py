@@ -48,6 +48,7 @@ def ssh_device(target: Target) -> Iterator[SshDevice]:
         device = SshDevice(target, Path(folder) / "socket")
         master = device.connect(Path(folder) / "errors")
         try:
+            device.scratch = device.run('echo "${TMPDIR:-/tmp}"').output.strip()
             yield device
         finally:
             master.terminate()
@@ -57,10 +58,8 @@ def ssh_device(target: Target) -> Iterator[SshDevice]:
 class SshDevice:
     """A board that an ssh server runs on."""
 
-    scratch = "/tmp"
-
     def __init__(self, target: Target, socket: Path) -> None:
-        self.name = str(target)
+        self.name, self.scratch = str(target), ""
         self._target, self._socket = target, socket
 
     def connect(self, errors: Path) -> subprocess.Popen[bytes]:
