@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import subprocess
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -50,14 +51,14 @@ class AdbDevice:
         done = call(self.name, [*self._adb, "shell", telling_code(command)], timeout_s)
         ran = told_code(done.stdout.decode(errors="replace"))
         if ran is None:
-            raise self._gone(last_line(done.stderr or done.stdout))
+            raise self._gone(_why(done))
         return ran
 
     def push(self, file: Path, there: str) -> None:
         """Copy a file there."""
         done = call(self.name, [*self._adb, "push", str(file), there], COPY_S)
         if done.returncode != 0:
-            words = last_line(done.stderr or done.stdout)
+            words = _why(done)
             raise self._gone(words) if _is_gone(words) else failed_copy(self.name, file, words)
 
     def pull(self, there: str) -> bytes:
@@ -66,7 +67,7 @@ class AdbDevice:
             file = Path(folder) / "pulled"
             done = call(self.name, [*self._adb, "pull", there, str(file)], COPY_S)
             if done.returncode != 0 or not file.is_file():
-                raise self._gone(last_line(done.stderr or done.stdout))
+                raise self._gone(_why(done))
             return file.read_bytes()
 
     def _gone(self, words: str) -> DeviceError:
@@ -74,6 +75,12 @@ class AdbDevice:
             f"{self.name}: went away ({words}); plug it in, keep it awake, then run the same "
             "command again"
         )
+
+
+def _why(done: subprocess.CompletedProcess[bytes]) -> str:
+    """Return the client's line about an error, which others may follow."""
+    lines = (done.stderr + done.stdout).decode(errors="replace").splitlines()
+    return last_line(next((line for line in lines if "error" in line), "\n".join(lines)))
 
 
 def _is_gone(words: str) -> bool:
