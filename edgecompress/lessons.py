@@ -170,9 +170,24 @@ class DistillSettings(TrainSettings):
         min_length=1,
         description="multi: the temperatures whose soft losses are averaged.",
     )
-    features: FeatureSettings | None = Field(
-        default=None, description="Teach layers inside the student too; for torch teachers."
+    tune: Annotated[int, Field(ge=0, le=13)] = Field(
+        default=0,
+        description="Short trainings, a fifth of the epochs each, that choose temperature and "
+        "kd_weight on validation; 0 takes those given.",
     )
+
+    @model_validator(mode="after")
+    def _has_something_to_tune(self) -> Self:
+        if self.tune == 1:
+            raise ValueError(
+                "given tune = 1, but one trial chooses nothing; expected 0, or 2 to 13"
+            )
+        if self.tune and any(isinstance(v, Schedule) for v in (self.temperature, self.kd_weight)):
+            raise ValueError(
+                "given tune with a schedule, but trials choose between numbers; give temperature "
+                "and kd_weight as numbers, or remove tune"
+            )
+        return self
 
     @model_validator(mode="after")
     def _reads_what_is_given(self) -> Self:

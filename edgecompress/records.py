@@ -81,11 +81,20 @@ class Arm:
 
 
 @dataclass(frozen=True)
+class Trial:
+    """Hold one short training that helped to choose temperature and weight of a distillation."""
+
+    temperature: float
+    kd_weight: float
+    metric: Metric
+
+
+@dataclass(frozen=True)
 class TrainedNetwork:
     """Hold the arms of one training stage and the name of the arm that goes on.
 
     `plan` is the pruning plan that the architecture needs before the weights fit; None when the
-    architecture is the task's own.
+    architecture is the task's own. `trials` are what temperature and weight were chosen from.
     """
 
     stage: str
@@ -94,6 +103,7 @@ class TrainedNetwork:
     plan: Artifact | None
     parameters: int
     reason: str
+    trials: tuple[Trial, ...] = ()
 
     @property
     def arm(self) -> Arm:

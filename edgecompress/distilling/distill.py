@@ -15,10 +15,11 @@ from edgecompress.distilling.hints import Hints, require_torch
 from edgecompress.distilling.lesson import Lesson
 from edgecompress.distilling.loop import Bench, computing, logits_of, train_
 from edgecompress.distilling.losses import Loss
+from edgecompress.distilling.tuning import choice_in_words, tuned
 from edgecompress.distilling.views import SoftTargets, task_views, tensors
 from edgecompress.errors import TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
-from edgecompress.records import EpochPoint, Evaluation, SplitName
+from edgecompress.records import EpochPoint, Evaluation, SplitName, Trial
 from edgecompress.statistics import paired_drop
 from edgecompress.tasks.checks import check_task, check_teacher_outputs
 from edgecompress.tasks.metrics import evaluate
@@ -45,6 +46,7 @@ class Distilled:
     arms: tuple[TrainedArm, ...]
     shipped: str
     reason: str
+    trials: tuple[Trial, ...] = ()
 
     @property
     def module(self) -> nn.Module:
@@ -66,17 +68,26 @@ def distill(
     Both arms start from the same weights and see the same number of samples in the same order,
     augmented alike. The arguments are left as they were. Data and teacher are checked first, as
     `check_task` and `check_teacher_outputs` do. `loss` takes the place of the recipe's losses: any
-    function (student_logits, teacher_logits, labels) -> a scalar.
+    function (student_logits, teacher_logits, labels) -> a scalar. With `settings.tune`, short
+    trials choose temperature and weight first. Each training has a checkpoint of its own name.
     """
     bench = bench if loss is None else replace(bench, loss=loss)
     check_task(task)
     asked = as_teacher(teacher, task.class_names)
     check_teacher_outputs(task, predict_logits(asked, task.validation.inputs))
-    arms = tuple(
-        train_arm(name, student, task, settings, bench, asked) for name in (DISTILLED, CONTROL)
+
+    def train(name: str, lesson: DistillSettings, training: str) -> TrainedArm:
+        return train_arm(name, student, task, lesson, bench.keeping(training), asked)
+
+    settings, trials = tuned(
+        settings,
+        lambda short: (
+            train(DISTILLED, short, f"trial-{short.temperature}-{short.kd_weight}").evaluation
+        ),
     )
+    arms = tuple(train(name, settings, name) for name in (DISTILLED, CONTROL))
     shipped, reason = pick_arm({arm.name: arm.evaluation for arm in arms})
-    return Distilled(arms, shipped, reason)
+    return Distilled(arms, shipped, choice_in_words(trials) + reason, trials)
 
 
 def train_arm(

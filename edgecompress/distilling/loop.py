@@ -10,7 +10,7 @@ import contextlib
 import math
 import time
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -53,6 +53,14 @@ class Bench:
     soft_folder: Path | None = None
     tick: Callable[[str, int, int], None] = _no_tick
     loss: Loss | None = None
+
+    def keeping(self, training: str) -> Bench:
+        """Return the bench with a checkpoint for one of several trainings, beside the others."""
+        if self.checkpoint is None:
+            return self
+        return replace(
+            self, checkpoint=self.checkpoint.with_name(f"{training}-{self.checkpoint.name}")
+        )
 
 
 def crew_of_launch() -> Crew:

@@ -23,6 +23,7 @@ from edgecompress.distilling.distill import (
 from edgecompress.distilling.loop import Bench, logits_of
 from edgecompress.distilling.losses import hard_loss
 from edgecompress.distilling.modes import fastest_mode
+from edgecompress.distilling.tuning import choice_in_words, tuned
 from edgecompress.distilling.views import mixed_seed, tensors
 from edgecompress.errors import TaskError
 from edgecompress.pipeline.run import Run
@@ -182,13 +183,19 @@ def arm_network(network: Network, name: str) -> Network:
 def _taught(
     run: Run, stage: str, network: Network, teacher: TeacherInHand, settings: DistillSettings
 ) -> Network:
+    settings, trials = tuned(
+        settings,
+        lambda short: _arm(run, f"{stage}-trial", DISTILLED, network, short, teacher).evaluation,
+    )
     arms = tuple(
         _arm(run, stage, name, network, settings, teacher) for name in (DISTILLED, CONTROL)
     )
     shipped, reason = pick_arm({arm.name: arm.evaluation for arm in arms})
+    reason = choice_in_words(trials) + reason
     run.store.say(f"{stage}: {reason}")
     plan = network.pruning.plan if network.pruning else None
-    training = TrainedNetwork(stage, arms, shipped, plan, _parameters(network.module), reason)
+    size = _parameters(network.module)
+    training = TrainedNetwork(stage, arms, shipped, plan, size, reason, trials)
     return _carrying_on(network, training)
 
 

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
+from edgecompress.distilling.tuning import choice_in_words
 from edgecompress.records import Candidate, Measurement, Parity, Report, SplitName
 from edgecompress.report import words
 from edgecompress.report.figures import distillation_gain, removed_ratio
@@ -153,7 +154,8 @@ def training_lines(report: Report) -> Iterator[str]:
     """Yield a sentence for each training stage: what distillation gained and which arm goes on."""
     for training in report.trainings:
         gain = distillation_gain(training)
-        claim = gain.words if gain else f"{training.reason}."
+        chosen = choice_in_words(training.trials)
+        claim = f"{chosen}{gain.words}" if gain else f"{training.reason}."
         yield (
             f"{training.stage}: {claim} The {training.shipped} network goes on, "
             f"{training.parameters:,} parameters."
