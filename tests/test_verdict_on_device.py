@@ -42,7 +42,7 @@ def test_interruptions_stay_in_and_both_figures_are_shown() -> None:
     check = p95_of(measured(STEADY, waited=4.0))
     assert (check.status, check.value) == ("fail", 12.0)
     assert check.reason == (
-        "12 ms over 5 processes: 20.0% over the limit; it would pass a limit of 12.5 ms "
+        "12 ms over 5 processes: 20.0% over the limit; it would pass a limit of 12.6 ms "
         "(8 ms without interruptions)"
     )
 

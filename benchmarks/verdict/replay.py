@@ -5,8 +5,8 @@
 One repeat: draw one of the recorded sets of a model under a condition; draw twenty of its
 processes with replacement and put them in the order of time, so that what changed during the set
 changes here too; look after 5, 10 and 20, as `check` does, until the judge decides. The limit is
-set so that the truth lies so far over or under it. Truth: the median over the processes of two
-quiet sets (forty), which are replayed nowhere.
+set so that the truth lies so far over or under it. Truth: the median over all quiet processes of
+the model in other sets than the one that is drawn (a hundred and more).
 
 `judge` and `decided` need the limit; what they read from the processes does not. So that 4,000
 repeats of each cell take a minute, bounds and margins are taken once for each draw and asked for
@@ -35,7 +35,6 @@ from edgecompress.records import LatencySamples, OnnxModel, Status
 from edgecompress.statistics import quantile, wilson
 from edgecompress.verdict import LEVELS, LOOKS, Evidence, decided, judge
 
-TRUTH = (1,)  # the quiet sets that say what is true
 OVER = (1.10, 1.05, 1.03, 1.02, 1.00, 0.95, 0.90)  # the truth as a multiple of the limit
 ASKED = ("p50", "p95")
 
@@ -65,17 +64,15 @@ def main() -> None:
 def replay(traces: Sequence[Trace], repeats: int) -> Iterator[Cell]:
     """Yield the cells of every model, condition and quantile that was recorded."""
     for number, (model, condition) in enumerate((m, c) for m in SIZES for c in CONDITIONS):
-        sets = [
-            t for t in of(traces, model, condition) if condition != "idle" or t.number not in TRUTH
-        ]
+        sets = of(traces, model, condition)
         for name in ASKED if sets else ():
             rng = np.random.default_rng((number, ASKED.index(name)))
-            true = truth(traces, model, name)
+            true = [truth(traces, one, name) for one in sets]
             yield from _cells(sets, name, true, repeats, rng)
 
 
 def _cells(
-    sets: Sequence[Trace], name: str, true: float, repeats: int, rng: np.random.Generator
+    sets: Sequence[Trace], name: str, true: list[float], repeats: int, rng: np.random.Generator
 ) -> Iterator[Cell]:
     read = partial(_figure, name=name)
     readings = [read_processes(t.measurement, read) for t in sets]
@@ -85,9 +82,9 @@ def _cells(
         rows = np.sort(rng.integers(LOOKS[-1], size=LOOKS[-1]))
         looks = looked(readings[chosen], rows)
         for over, found in counts.items():
-            status = answer(looks, true / over)
+            status = answer(looks, true[chosen] / over)
             if repeat % 100 == 0:
-                again = whole(sets[chosen], rows, name, true / over)
+                again = whole(sets[chosen], rows, name, true[chosen] / over)
                 assert status == again, (sets[chosen], name, over, status, again)
             found[status] += 1
     first = sets[0]
@@ -121,9 +118,9 @@ def whole(trace: Trace, rows: np.ndarray, name: str, limit: float) -> Status:
     return judge(profile, Evidence(model, measurement)).status
 
 
-def truth(traces: Sequence[Trace], model: str, name: str) -> float:
-    """Return the median figure of the quiet processes that are kept for it."""
-    quiet = [t for t in of(traces, model, "idle") if t.number in TRUTH]
+def truth(traces: Sequence[Trace], drawn: Trace, name: str) -> float:
+    """Return the median figure of the model's quiet processes in all other sets."""
+    quiet = [t for t in of(traces, drawn.model, "idle") if t is not drawn]
     return float(np.median([_figure(p, name) for t in quiet for p in t.measurement.processes]))
 
 
@@ -147,9 +144,10 @@ def describe(traces: Sequence[Trace]) -> str:
             sets = of(traces, model, condition)
             cells = []
             for name in ASKED if sets else ():
-                true = truth(traces, model, name)
                 off = [
-                    np.median([_figure(p, name) for p in t.measurement.processes]) / true - 1
+                    np.median([_figure(p, name) for p in t.measurement.processes])
+                    / truth(traces, t, name)
+                    - 1
                     for t in sets
                 ]
                 cells.append(f"{min(off):+.1%} to {max(off):+.1%}")

@@ -123,10 +123,12 @@ def is_out_of_memory(error: Exception) -> bool:
     return isinstance(error, MemoryError) or any(words in text for words in asked)
 
 
-def waiting_clock() -> Callable[[], int] | None:
+def waiting_clock(
+    schedstat: Path = Path("/proc/thread-self/schedstat"),
+) -> Callable[[], int] | None:
     """Return a clock of this thread's time in the run queue, in ns; None where nobody counts it."""
     try:
-        file = os.open("/proc/thread-self/schedstat", os.O_RDONLY)
+        file = os.open(schedstat, os.O_RDONLY)
         int(os.pread(file, 96, 0).split()[1])
     except (OSError, IndexError, ValueError):
         return None

@@ -22,7 +22,7 @@ from edgecompress.records import LatencySamples, Measurement
 from edgecompress.statistics import burst_share, drift, quantile, split_error, walsh_bounds
 
 ERROR = 0.05  # of a one-sided bound, over all looks together
-GUARD = 0.02  # quiet sets of twenty processes, minutes apart, differ by so much
+GUARD = 0.025  # quiet sets of twenty processes, minutes apart, differ by so much
 FULL = 20  # the number of processes that GUARD is for
 BURSTS = 0.01  # the share of time in bursts from which on they are refused
 
