@@ -44,12 +44,13 @@ _PARTS = {
 # One question for all: each answer begins with a line of its own. What a device lacks stays empty.
 _QUESTION = """\
 say() { echo "@$1"; }
+no_zeros() { [ -r "$1" ] && tr -d '\\000' < "$1" && echo; }
 read_one() { cat "$1" 2>/dev/null; }
 say system; uname -s -r -m 2>/dev/null
 say model; getprop ro.product.manufacturer 2>/dev/null; getprop ro.product.model 2>/dev/null
-tr -d '\\000' 2>/dev/null < /proc/device-tree/model
+no_zeros /proc/device-tree/model
 say serial; getprop ro.serialno 2>/dev/null
-tr -d '\\000' 2>/dev/null < /proc/device-tree/serial-number
+no_zeros /proc/device-tree/serial-number
 say abi; getprop ro.product.cpu.abi 2>/dev/null
 say cpuinfo; cat /proc/cpuinfo 2>/dev/null
 say allowed; grep Cpus_allowed_list /proc/self/status 2>/dev/null
@@ -157,12 +158,12 @@ def pick_cores(facts: Facts, wanted: str, threads: int) -> tuple[int, ...]:
 
 def throttling(before: Facts, after: Facts, pinned: Sequence[int]) -> tuple[str, ...]:
     """Say which pinned cores the device slowed down between two moments."""
-    earlier = {core.number: core for core in before.cores}
+    now = {core.number: core.allowed_mhz for core in after.cores}
     return tuple(
-        f"the device throttled core {core.number} from {earlier[core.number].allowed_mhz:.0f} to "
-        f"{core.allowed_mhz:.0f} MHz"
-        for core in after.cores
-        if core.number in pinned and core.allowed_mhz < earlier[core.number].allowed_mhz
+        f"the device throttled core {core.number} from {core.allowed_mhz:.0f} to "
+        f"{now.get(core.number, 0):.0f} MHz"
+        for core in before.cores
+        if core.number in pinned and now.get(core.number, 0) < core.allowed_mhz
     )
 
 

@@ -8,7 +8,10 @@ from contextlib import contextmanager
 from dataclasses import replace
 from typing import Any, Protocol
 
-from edgecompress.errors import DeviceError
+import onnx
+from onnx.external_data_helper import uses_external_data
+
+from edgecompress.errors import DeviceError, ModelError
 from edgecompress.measuring.latency import (
     Bench,
     Machine,
@@ -31,6 +34,7 @@ from edgecompress.measuring.targets.python_runner import (
 )
 from edgecompress.measuring.targets.session import Workplace, connected, workplace
 from edgecompress.measuring.targets.target import HOST, Target
+from edgecompress.records import OnnxModel
 
 
 class Runner(Protocol):
@@ -81,6 +85,7 @@ class _DeviceBench:
         threads = max((task.request["threads"] for task in tasks.values()), default=1)
         self._cores = pick_cores(self._before, core, threads)
         for label, task in tasks.items():
+            refuse_split(task.model)
             self._runner.prepare(self._numbers[label], self._limited(task), self._cores)
 
     def _limited(self, task: Task) -> Task:
@@ -105,6 +110,16 @@ class _DeviceBench:
                 f"before: {before.state(self._cores)}",
                 f"after: {after.state(self._cores)}",
             ),
+        )
+
+
+def refuse_split(model: OnnxModel) -> None:
+    """Refuse a model that keeps weights in another file: one file is what is pushed."""
+    loaded = onnx.load(model.path, load_external_data=False)
+    if any(map(uses_external_data, loaded.graph.initializer)):
+        raise ModelError(
+            f"{model.path}: keeps weights in another file, and a device is sent one file; "
+            "save it as one (onnx.save without save_as_external_data)"
         )
 
 

@@ -77,7 +77,8 @@ class PythonRunner:
     def run(self, number: int, task: Task) -> dict[str, Any]:
         """Return the answer of one fresh process there."""
         ran = self._place.process(
-            f"{self._python} {CHILD.name} < {number}.json > answer.json 2> errors"
+            f"{self._python} {CHILD.name} < {number}.json > answer.json 2> errors",
+            task.request.get("sustained_seconds", 0.0),
         )
         answer = self._place.get("answer.json")
         errors = self._place.get("errors")
@@ -92,6 +93,11 @@ class PythonRunner:
         """Return whether and in words how far the outputs there lie from those of this host."""
         arguments = [f"{name}.onnx", f"{name}.npz", json.dumps(list(task.inputs)), "outputs.npz"]
         ran = self._place.process(f"{self._python} {GOLDEN.name} {shlex.join(arguments)}")
+        if ran.code > 128:  # ended by a signal
+            raise DeviceError(
+                f"{self._place.device.name}: the process that ran {task.model.path.name} died "
+                f"(exit status {ran.code}); is there enough memory?"
+            )
         if ran.code != 0:
             refuse_full_disk(self._place, ran.output)
             raise ModelError(

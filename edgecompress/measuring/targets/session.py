@@ -56,12 +56,15 @@ class Workplace:
         """Return the bytes of a file."""
         return self.device.pull(self.path(name))
 
-    def process(self, command: str) -> Ran:
-        """Run one measuring process; it can be ended from outside while it runs."""
+    def process(self, command: str, sustained_s: float = 0.0) -> Ran:
+        """Run one measuring process; it can be ended from outside while it runs.
+
+        `sustained_s` is how long it goes on beyond what a measurement takes.
+        """
         return self.run(
             f"mkdir -p pid && {{ {command} & p=$!; : > pid/$p; wait $p; c=$?; rm -f pid/$p; "
             "exit $c; }",
-            PROCESS_S,
+            PROCESS_S + sustained_s,
         )
 
     def _need_space(self, file: Path) -> None:
