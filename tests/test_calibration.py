@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -12,7 +14,6 @@ from scipy.optimize import minimize_scalar
 from edgecompress.tasks.metrics import teacher_quality
 from edgecompress.teachers.adapters import as_teacher
 from edgecompress.teachers.calibration import (
-    TemperedTeacher,
     calibrate,
     fit_temperature,
     negative_log_likelihood,
@@ -94,7 +95,7 @@ def test_classes_alone_get_their_error_rate() -> None:
     teacher = as_teacher(Hard(), tuple("abcde"))
     found = calibrate(teacher.logits(inputs).numpy(), labels)
     assert found.helps
-    calibrated = TemperedTeacher(teacher, found.temperature).logits(inputs)
+    calibrated = replace(teacher, temperature=found.temperature).logits(inputs)
     probabilities = torch.softmax(calibrated.double(), 1)
     assert float(probabilities.max(1).values.mean()) == pytest.approx(0.9, abs=1e-3)
     assert float(probabilities.min(1).values.mean()) == pytest.approx(0.025, abs=1e-3)

@@ -128,6 +128,7 @@ def prove(
         notes=(
             choice.reason,
             *_slower_than(reference, chosen),
+            *_teacher_note(run, teacher),
             *int8_notes(run, profile),
             *run.notes,
         ),
@@ -143,6 +144,13 @@ def _slower_than(reference: Candidate | None, chosen: Candidate | None) -> tuple
         return ()
     figures = f"{now:.3g} ms against {before:.3g} ms"
     return (f"{chosen.label} is slower here than the teacher: {figures}; try a smaller student",)
+
+
+def _teacher_note(run: Run, teacher: TeacherInHand) -> tuple[str, ...]:
+    settings = run.recipe.distill or run.recipe.redistill
+    if settings is None or teacher.certainty is None:
+        return ()
+    return (teacher.certainty.note(settings.calibrate_teacher),)
 
 
 def _judged(

@@ -26,6 +26,7 @@ from edgecompress.distilling.modes import fastest_mode
 from edgecompress.distilling.tuning import choice_in_words, tuned
 from edgecompress.distilling.views import mixed_seed, tensors
 from edgecompress.errors import TaskError
+from edgecompress.pipeline.certainty import Certainty, certainty_of
 from edgecompress.pipeline.run import Run
 from edgecompress.pruning.plan import PruningPlan, apply_plan_
 from edgecompress.pruning.prune import prune, reestimate_batchnorm_
@@ -65,12 +66,16 @@ class Network:
 
 @dataclass(frozen=True)
 class TeacherInHand:
-    """Hold the teacher as a source of logits, and as a network or ONNX file where it is one."""
+    """Hold the teacher as a source of logits, and as a network or ONNX file where it is one.
+
+    `certainty` is how far its logits can be trusted.
+    """
 
     teacher: CheckedTeacher
     digest: str
     network: Network | None = None
     onnx: Path | None = None
+    certainty: Certainty | None = None
 
 
 def obtain_teacher(run: Run) -> TeacherInHand:
@@ -93,7 +98,21 @@ def obtain_teacher(run: Run) -> TeacherInHand:
     digest = digest_of([outputs.tobytes().hex(), fingerprint(teacher)])
     digest = network.digest if network else digest
     onnx = Path(source) if isinstance(source, str | Path) else None
-    return TeacherInHand(teacher, digest, network, onnx)
+    return TeacherInHand(teacher, digest, network, onnx, certainty_of(run.task, outputs))
+
+
+def _calibrated(teacher: TeacherInHand, settings: DistillSettings) -> TeacherInHand:
+    """Return the teacher with its certainty set right, where the settings ask for it."""
+    if teacher.certainty is None:
+        return teacher
+    temperature = teacher.certainty.temperature(settings.calibrate_teacher)
+    if temperature == 1:
+        return teacher
+    return replace(
+        teacher,
+        teacher=replace(teacher.teacher, temperature=temperature),
+        digest=digest_of([teacher.digest, temperature]),
+    )
 
 
 def _as_network(run: Run, module: nn.Module) -> Network:
@@ -183,6 +202,7 @@ def arm_network(network: Network, name: str) -> Network:
 def _taught(
     run: Run, stage: str, network: Network, teacher: TeacherInHand, settings: DistillSettings
 ) -> Network:
+    teacher = _calibrated(teacher, settings)
     settings, trials = tuned(
         settings,
         lambda short: _arm(run, f"{stage}-trial", DISTILLED, network, short, teacher).evaluation,

@@ -39,10 +39,14 @@ _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 @dataclass(frozen=True)
 class CheckedTeacher:
-    """Pass on what a teacher says if its shape is right and every number of it finite."""
+    """Pass on what a teacher says if its shape is right and every number of it finite.
+
+    Its logits are divided by `temperature`, which calibration finds; 1 leaves them as they are.
+    """
 
     inner: Teacher
     classes: int
+    temperature: float = 1.0
 
     def logits(self, inputs: Mapping[str, Tensor], first_sample: int = 0) -> Tensor:
         """Return checked float32 logits without gradient, on the inputs' device.
@@ -74,7 +78,7 @@ class CheckedTeacher:
                 f"teacher: its logits for sample {first_sample + bad} are not finite; "
                 "check that sample and the teacher's weights"
             )
-        return answer
+        return answer / self.temperature if self.temperature != 1 else answer
 
 
 def predict_logits(

@@ -1,41 +1,27 @@
 """Make a teacher's certainty honest: one temperature, kept only where held-out data gains by it.
 
 A teacher that is too sure has little to say beside its answer; one that is too modest blurs it.
-Dividing its logits by one temperature changes no answer and repairs most of either (Guo, Pleiss,
+Dividing its logits by one temperature (`CheckedTeacher.temperature`) changes no answer and repairs
+most of either (Guo, Pleiss,
 Sun, Weinberger 2017, "On Calibration of Modern Neural Networks", section 4.2).
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from torch import Tensor
 
 from edgecompress.statistics import paired_drop
-from edgecompress.teachers.protocol import Teacher
 
 LOWEST, HIGHEST = 0.01, 100.0
 FOLDS = 5
 ERROR = 0.05
 
 Floats = NDArray[np.float64]
-
-
-@dataclass(frozen=True)
-class TemperedTeacher:
-    """Teach with another teacher's logits divided by one temperature."""
-
-    inner: Teacher
-    temperature: float
-
-    def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the divided logits."""
-        return self.inner.logits(inputs) / self.temperature
 
 
 @dataclass(frozen=True)
@@ -93,7 +79,7 @@ def fit_temperature(logits: NDArray[Any], labels: NDArray[Any]) -> float:
     z = torch.as_tensor(np.asarray(logits, dtype=np.float64))
     own = z.gather(1, torch.as_tensor(np.asarray(labels, dtype=np.int64))[:, None])[:, 0]
     low, high = np.log(1 / HIGHEST), np.log(1 / LOWEST)
-    for _ in range(50):
+    for _ in range(40):
         middle = (low + high) / 2
         expected = (torch.softmax(z * np.exp(middle), dim=1) * z).sum(dim=1)
         low, high = (middle, high) if float((expected - own).mean()) < 0 else (low, middle)
