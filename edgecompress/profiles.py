@@ -102,20 +102,78 @@ class Budget(Settings):
         return self
 
 
-class PredictionBasis(Settings):
-    """Say how an absent device's latency follows from this host's."""
+class Cost(Settings):
+    """Say what one unit of work takes, and how well that is known."""
 
-    host_ratio: Positive = Field(
-        description="The device's time for one inference as a multiple of the host's."
+    value: Positive = Field(description="The cost, in the unit of its kind.")
+    within: Annotated[float, Field(ge=1.0)] = Field(
+        description="One standard deviation, as a factor: two times in three the truth is within."
+    )
+
+
+class Costs(Settings):
+    """Hold what a core takes for each kind of work. A model's typical time is the sum."""
+
+    pointwise: Cost = Field(description="A MAC of a 1x1 convolution, in ns.")
+    conv3x3: Cost = Field(description="A MAC of a 3x3 convolution of stride 1, in ns.")
+    conv_other: Cost = Field(description="A MAC of any other ungrouped convolution, in ns.")
+    depthwise: Cost = Field(description="A MAC of a depthwise convolution, in ns.")
+    grouped: Cost = Field(description="A MAC of a grouped convolution, in ns.")
+    fully_connected: Cost = Field(description="A MAC of a fully connected layer, in ns.")
+    matmul: Cost = Field(description="A MAC of any other matrix product, in ns.")
+    elementwise: Cost = Field(description="A byte moved by a layer without MACs, in ns.")
+    exponential: Cost = Field(description="The same byte's extra under an exponential, in ns.")
+    layer: Cost = Field(description="The overhead of a layer, in ms.")
+    parameter: Cost = Field(description="Reading a weight, in ns.")
+
+
+class PredictionBasis(Settings):
+    """Say how an absent device's latency follows: from a model's own work, or from this host's."""
+
+    host_ratio: Positive | None = Field(
+        default=None,
+        description="The device's time for one inference as a multiple of the host's.",
     )
     interval_factor: Annotated[float, Field(ge=1.0)] = Field(
-        default=3.0, description="The truth is within this factor of the prediction."
+        default=3.0, description="With host_ratio: the truth is within this factor."
+    )
+    floats: Costs | None = Field(default=None, description="Costs of a float model there.")
+    int8: Costs | None = Field(default=None, description="Costs of an int8 model there.")
+    unexplained: Annotated[float, Field(ge=1.0)] = Field(
+        default=1.2,
+        description="What costs leave open between models: one standard deviation, as a factor.",
+    )
+    coverage_sd: Positive = Field(
+        default=1.64, description="How many standard deviations a nominal 90 % interval takes."
+    )
+    rows: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="How many published times of this core the costs rest on."
+    )
+    runtime: str = Field(default="ncnn", description="The runtime of the published times.")
+    runtime_factor: Annotated[float, Field(ge=1.0)] = Field(
+        default=1.25,
+        description="Between that runtime and ONNX Runtime: one standard deviation, as a factor.",
+    )
+    spec_sheet: bool = Field(
+        default=False, description="Whether the device has no published time of its own."
     )
     tail_ratio: Annotated[float, Field(ge=1.0)] = Field(
         default=1.5, description="The p95 as a multiple of the typical latency."
     )
     tail_source: str = Field(default="unverified", description="Where tail_ratio comes from.")
-    source: str = Field(description="Where host_ratio comes from.")
+    source: str = Field(description="Where the figures come from.")
+
+    @model_validator(mode="after")
+    def _rests_on_one_thing(self) -> PredictionBasis:
+        """Take costs, for floats and int8 alike, or a ratio to the host."""
+        costs = (self.floats is not None, self.int8 is not None)
+        if self.host_ratio is not None and any(costs):
+            raise ValueError("host_ratio with costs: give one of the two")
+        if self.host_ratio is None and not all(costs):
+            raise ValueError(
+                "expected host_ratio, or the costs [prediction.floats] and [prediction.int8]"
+            )
+        return self
 
 
 class Profile(Settings):

@@ -20,7 +20,6 @@ from edgecompress import runtime
 from edgecompress.errors import ChildFailedError, ModelError, ResourceError
 from edgecompress.measuring import child, host, latency, lock
 from edgecompress.measuring.latency import measure, running_ms
-from edgecompress.measuring.predict import predict
 from edgecompress.profiles import load_profile, shipped_profiles
 from edgecompress.recipe import MeasureSettings
 from edgecompress.records import OnnxModel
@@ -319,22 +318,6 @@ def test_missing_clocks_are_said(
 
 
 # Prediction
-
-
-def test_prediction_for_an_absent_device(small: OnnxModel, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(latency, "_run_child", lambda *_: _fake_answer(wall=2.0))
-    found = measure({"m": small}, {"m": row()}, QUICK)["m"]
-    assert predict(found, load_profile("cpu-1core")) is None
-    profile = load_profile("raspberry-pi-5")
-    assert profile.prediction is not None
-    prediction = predict(found, profile)
-    assert prediction is not None
-    typical = 2.0 * profile.prediction.host_ratio
-    assert prediction.latency_ms.p50 == pytest.approx(typical)
-    assert prediction.latency_ms.p95 == pytest.approx(typical * 3 * 1.5)
-    assert (prediction.low_factor, prediction.high_factor) == pytest.approx((1 / 3, 3))
-    assert "ncnn" in prediction.basis
-    assert "tail 1.5: unverified" in prediction.basis
 
 
 def test_shipped_profiles_predict_exactly_where_the_host_is_not_the_device() -> None:

@@ -15,6 +15,7 @@ from edgecompress.cli.baselines import Baseline
 from edgecompress.cli.data import Samples, check_samples, score
 from edgecompress.cli.models import OpenModel
 from edgecompress.errors import EdgecompressError
+from edgecompress.measuring.features import Features, read_features
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
 from edgecompress.measuring.targets.machine import machine_of
@@ -78,8 +79,11 @@ def check_models(
     }
     # After measuring: a model that never returns has ended its measuring child by now, not us.
     scored = {m.label: score(m.facts, samples) if samples else None for m in opened}
+    work = read_features(
+        {m.label: m.facts.model for m in models}, {m.label: m.inputs for m in models}
+    )
     return [
-        _report(model, profile, terms, measured[profile.runtime.threads], scored)
+        _report(model, profile, terms, measured[profile.runtime.threads], (scored, work))
         for model in models
         for profile in profiles
     ]
@@ -144,14 +148,15 @@ def _report(
     profile: Profile,
     terms: Terms,
     measured: Mapping[str, Measurement],
-    scored: Mapping[str, Evaluation | None],
+    known: tuple[Mapping[str, Evaluation | None], Mapping[str, Features | str]],
 ) -> Report:
-    """Judge one model on one profile."""
+    """Judge one model on one profile; `known` are the models' scores and their work."""
+    scored, work = known
     found, own = measured[model.label], scored[model.label]
     evidence = Evidence(
         model=model.facts.model,
         measurement=found if terms.target == HOST else None,
-        prediction=predict(found, profile) if terms.target == HOST else None,
+        prediction=predict(found, profile, work[model.label]) if terms.target == HOST else None,
         teacher=terms.samples.teacher if terms.samples else None,
         candidate=own,
         device=found if terms.target != HOST else None,

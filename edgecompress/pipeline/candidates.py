@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from edgecompress.distilling.distill import forward
 from edgecompress.exporting.onnx import export
 from edgecompress.exporting.parity import FLOAT, INT8, Tolerance, check_parity
+from edgecompress.measuring.features import Features, read_features
 from edgecompress.measuring.host import describe_host, saturates_int8
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
@@ -39,6 +40,7 @@ PARITY = StageCode("parity", ("exporting/parity.py", "runtime.py"), _ONNX)
 SCORE = StageCode("score", ("tasks", "runtime.py"), _ONNX)
 TEST = StageCode("test", ("tasks", "runtime.py"), _ONNX)
 MEASURE = StageCode("measure", ("measuring",), ("onnxruntime", "numpy"))
+COUNT = StageCode("count", ("measuring/counting.py", "measuring/features.py"), ("onnx",))
 PARITY_SAMPLES = 256
 
 Decided = Callable[[str, Measurement], bool]
@@ -181,7 +183,36 @@ def measured(
     `processes` fresh processes each; None lets `decided` end the recipe's looks.
     """
     found = _costs(run, profile, candidates, processes, decided)
-    return tuple(_with_measurement(c, found.get(c.label), profile) for c in candidates)
+    work = _work(run, {c.label: c.model for c in candidates if c.label in found})
+    return tuple(
+        replace(c, measurement=cost, prediction=predict(cost, profile, work[c.label]))
+        if (cost := found.get(c.label))
+        else c
+        for c in candidates
+    )
+
+
+def _work(run: Run, models: Mapping[str, OnnxModel]) -> Mapping[str, Features | str]:
+    """Count what the models compute, once for each set of them."""
+    inputs = _inputs(run)
+    if not models:
+        return {}
+    return run.store.once(
+        COUNT,
+        dict[str, Features | str],
+        {
+            "models": {label: model.sha256 for label, model in models.items()},
+            "shapes": {name: list(array.shape) for name, array in inputs.items()},
+        },
+        lambda folder: read_features(models, dict.fromkeys(models, inputs)),
+        title=f"count the work of {', '.join(models)}",
+    )
+
+
+def _inputs(run: Run) -> dict[str, NDArray[np.generic]]:
+    """Return the inputs that models are measured with."""
+    batch = run.recipe.measure.batch if run.recipe.measure else 1
+    return _repeated(run.task.validation.take(slice(0, 1)), batch)
 
 
 def measured_on_device(
@@ -220,7 +251,7 @@ def _costs(
         "host": describe_host().fingerprint if target == HOST else fingerprint(target),
         "task": run.fingerprint,
     }
-    inputs = _repeated(run.task.validation.take(slice(0, 1)), settings.batch)
+    inputs = _inputs(run)
     place = "" if target == HOST else f" on {target}"
     return run.store.once(
         MEASURE,
@@ -238,14 +269,6 @@ def _costs(
         ),
         title=f"measure {', '.join(models)}{place}",
     )
-
-
-def _with_measurement(
-    candidate: Candidate, measurement: Measurement | None, profile: Profile
-) -> Candidate:
-    if measurement is None:
-        return candidate
-    return replace(candidate, measurement=measurement, prediction=predict(measurement, profile))
 
 
 def _int8_parity(run: Run, candidate: Candidate, model: OnnxModel) -> Parity:
