@@ -170,6 +170,14 @@ class DistillSettings(TrainSettings):
         min_length=1,
         description="multi: the temperatures whose soft losses are averaged.",
     )
+    calibrate_teacher: Literal["auto", True, False] = Field(
+        default="auto",
+        description="Divide the teacher's logits by the one temperature that makes its certainty "
+        "honest on validation; auto: where held-out folds gain by it beyond noise.",
+    )
+    features: FeatureSettings | None = Field(
+        default=None, description="Teach layers inside the student too; for torch teachers."
+    )
     tune: Annotated[int, Field(ge=0, le=13)] = Field(
         default=0,
         description="Short trainings, a fifth of the epochs each, that choose temperature and "
