@@ -79,10 +79,11 @@ class Hints:
         """
         few = {name: tensor[:PROBE_SAMPLES] for name, tensor in inputs.items()}
         paths = [ours for ours, _ in self.settings.layers]
+        device = next(student.parameters()).device
         was_training = student.training
         student.eval()
         with listening(student, "student", paths) as heard, torch.no_grad():
-            student(*few.values())
+            student(*(tensor.to(device) for tensor in few.values()))
         student.train(was_training)
         projections = nn.ModuleList()
         for index, (path, theirs) in enumerate(zip(paths, self.ask(few).features, strict=True)):
