@@ -10,9 +10,12 @@ import typer
 
 from edgecompress.cli import options
 from edgecompress.cli.show import emit, emit_json, progress, say
-from edgecompress.errors import EXIT_PASS
+from edgecompress.errors import EXIT_PASS, UsageError
 
 if TYPE_CHECKING:
+    from edgecompress.cli.models import OpenModel
+    from edgecompress.measuring.explained import Explanation
+    from edgecompress.measuring.targets.target import Target
     from edgecompress.records import Candidate
 
 
@@ -34,18 +37,55 @@ def measure(  # noqa: PLR0913 - each is an option of the command line
     shape: options.Shapes = None,
     inputs: options.Inputs = None,
     target: options.TargetName = "host",
+    sustained: Annotated[
+        float | None,
+        typer.Option(
+            "--sustained",
+            metavar="30s|5m|1h",
+            parser=options.duration,
+            help="Run one model for so long without a pause; say whether it slows down, and why.",
+        ),
+    ] = None,
+    explain: Annotated[
+        bool, typer.Option("--explain", help="Say where the time goes, and why a model is slow.")
+    ] = False,
     as_json: options.Json = False,
 ) -> int:
     """Measure ONNX files, here or on a phone or board: latency, cold start, memory, size."""
     from edgecompress.cli.costs import measured
+    from edgecompress.cli.explaining import explained
     from edgecompress.cli.models import open_models
     from edgecompress.measuring.targets.target import parse_target
 
     where = parse_target(target)
+    if explain and target != "host":
+        raise UsageError(f"--explain looks into this machine's kernels, not into those of {target}")
     opened = open_models(models, shape or (), inputs, batch)
+    if sustained is not None:
+        return _run_on(opened, sustained, (threads, batch or 1), where, as_json)
     with progress() as shown:
         found = measured(opened, (threads, batch or 1, processes), shown.wait, where)
-    _show_costs(found, as_json)
+        reasons = explained(opened, threads, shown.wait) if explain else ()
+    _show_costs(found, as_json, explanations=reasons)
+    return EXIT_PASS
+
+
+def _run_on(
+    opened: list[OpenModel], seconds: float, how: tuple[int, int], where: Target, as_json: bool
+) -> int:
+    """Run one model for so long, with `how` many threads and samples a call, and show it."""
+    from edgecompress.cli.lasting import render_run, run_json, run_on
+    from edgecompress.measuring.sustained import not_read
+
+    threads, batch = how
+    with progress() as shown:
+        run = run_on(opened, seconds, threads, shown.wait, where)
+    if as_json:
+        emit_json(run_json(opened[0], run, batch))
+    else:
+        emit(render_run(opened[0].label, run))
+    for line in not_read(run):
+        say(f"warning: {line}")
     return EXIT_PASS
 
 
@@ -78,15 +118,25 @@ def quantize(
     return EXIT_PASS
 
 
-def _show_costs(candidates: list[Candidate], as_json: bool, skipped: Sequence[str] = ()) -> None:
+def _show_costs(
+    candidates: list[Candidate],
+    as_json: bool,
+    skipped: Sequence[str] = (),
+    explanations: Sequence[Explanation] = (),
+) -> None:
     from edgecompress.cli.costs import conditions, cost_table, device_lines
+    from edgecompress.cli.explaining import explanation_json, explanation_text
     from edgecompress.report.document import candidate_json
 
     if as_json:
         models = [candidate_json(candidate, Path.cwd()) for candidate in candidates]
+        for model, explanation in zip(models, explanations, strict=False):
+            model["explanation"] = explanation_json(explanation)
         emit_json({"schema_version": 1, "models": models, "skipped": list(skipped)})
     else:
         emit(cost_table(candidates))
+        for candidate, explanation in zip(candidates, explanations, strict=False):
+            emit("\n" + explanation_text(candidate.label, explanation))
     for line in device_lines(candidates):
         say(f"device: {line}")
     for line in (*skipped, *conditions(candidates)):
