@@ -29,6 +29,18 @@ def minutes(text: str) -> float:
     return value
 
 
+def duration(text: str) -> float:
+    """Read a duration such as `30s`, `5m` or `1h`, from a second to a day; return seconds."""
+    units = {"s": 1.0, "m": 60.0, "h": 3600.0}
+    try:
+        value = float(text[:-1]) * units[text[-1:]]
+    except (ValueError, KeyError):
+        value = math.nan
+    if not 1 <= value <= 86_400:
+        raise typer.BadParameter(f"given {text!r}, expected a duration from 1s to 24h, such as 5m")
+    return value
+
+
 def share(given: object) -> float:
     """Read a share such as `5%` or `0.05`."""
     text = str(given).strip()

@@ -117,13 +117,11 @@ def measure(  # noqa: PLR0913 - two of the eight are the caller's callbacks
     """
     say = progress or (lambda _: None)
     looks = sorted(settings.processes) if processes is None else [processes]
-    for model in models.values():
-        _check_unchanged(model)
     answers: dict[str, list[dict[str, Any]]] = {label: [] for label in models}
     found: dict[str, Measurement] = {}
     with tempfile.TemporaryDirectory(prefix="edgecompress-") as folder, alone(say):
         tasks = {
-            label: _task(model, inputs[label], Path(folder) / f"{number}.npz", settings, threads)
+            label: task_for(model, inputs[label], Path(folder) / f"{number}.npz", settings, threads)
             for number, (label, model) in enumerate(models.items())
         }
         with machine(tasks) as bench:
@@ -139,9 +137,14 @@ def measure(  # noqa: PLR0913 - two of the eight are the caller's callbacks
     return found
 
 
-def _task(
+def task_for(
     model: OnnxModel, arrays: Arrays, file: Path, settings: MeasureSettings, threads: int
 ) -> Task:
+    """Return what a machine is asked to do; the inputs are written to `file`.
+
+    Raise ModelError when the model is no longer what was recorded.
+    """
+    _check_unchanged(model)
     np.savez(file, *arrays.values())
     request = {
         "model": str(model.path),
