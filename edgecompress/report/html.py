@@ -59,10 +59,12 @@ def _tiles(report: Report) -> list[tuple[str, str, str]]:
     if best is None:
         return []
     tiles = [("model size", words.size(best.model.size_bytes), _smaller(best, teacher))]
-    if best.measurement:
-        faster = tables.speedups(best, teacher)[0] if teacher else ""
-        p50 = words.quantity(best.measurement.latency_ms.p50, "ms")
-        tiles.append(("median latency here", p50, _beside(faster)))
+    there = best.device is not None
+    if latency := tables.latency(best, there):
+        faster = tables.speedups(best, teacher, there)[0] if teacher else ""
+        place = "on the device" if there else "here"
+        p50 = words.quantity(latency.p50, "ms")
+        tiles.append((f"median latency {place}", p50, _beside(faster)))
     if metric := final_metric(best):
         kept = words.kept(metric, final_metric(teacher))
         tiles.append((f"{metric.name} on {metric.split}", words.score(metric), _beside(kept)))

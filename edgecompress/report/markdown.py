@@ -22,6 +22,7 @@ def render_markdown(report: Report) -> str:
 def _sections(report: Report) -> Iterator[tuple[str, str]]:
     yield "Budgets", render_table(tables.budget_table(report))
     yield "Models", render_table(tables.candidate_table(report))
+    yield "The device", _bullets(*words.device_lines(report))
     yield "Did distillation help?", _bullets(*tables.training_lines(report))
     yield "Pruning: asked and got", render_table(tables.pruning_table(report))
     yield "Parity", render_table(tables.parity_table(report))

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from typing import Literal
 
 from edgecompress.distilling.tuning import choice_in_words
-from edgecompress.records import Candidate, Measurement, Parity, Report, SplitName
+from edgecompress.records import Candidate, Parity, Quantiles, Report, SplitName
 from edgecompress.report import words
 from edgecompress.report.figures import distillation_gain, removed_ratio
 from edgecompress.report.record import relative_to_folder
@@ -76,6 +76,8 @@ def candidate_table(report: Report) -> Table:
         "p50 here",
         "p95 here",
         "p50 there, predicted",
+        "p50 on the device",
+        "p95 on the device",
         "peak memory",
         "cold start",
         "validation",
@@ -87,38 +89,42 @@ def candidate_table(report: Report) -> Table:
 
 def _row(entry: Entry) -> tuple[str, ...]:
     candidate = entry.candidate
+    cost = candidate.device or candidate.measurement
     return (
         entry.tag,
         candidate.label,
         words.size(candidate.model.size_bytes),
-        *_host_cells(candidate.measurement),
+        *_latency_cells(latency(candidate)),
         words.quantity(candidate.prediction.latency_ms.p50, "ms")
         if candidate.prediction
         else words.NOTHING,
-        words.size(candidate.measurement.peak_memory_bytes)
-        if candidate.measurement
-        else words.NOTHING,
-        words.quantity(candidate.measurement.cold_start_ms, "ms")
-        if candidate.measurement
-        else words.NOTHING,
+        *_latency_cells(latency(candidate, there=True)),
+        words.size(cost.peak_memory_bytes) if cost else words.NOTHING,
+        words.quantity(cost.cold_start_ms, "ms") if cost else words.NOTHING,
         _score(candidate, "validation"),
         _score(candidate, "test"),
         remark(entry),
     )
 
 
-def _host_cells(measurement: Measurement | None) -> tuple[str, str]:
-    if measurement is None:
+def _latency_cells(found: Quantiles | None) -> tuple[str, str]:
+    if found is None:
         return words.NOTHING, words.NOTHING
-    latency = measurement.latency_ms
-    return words.quantity(latency.p50, "ms"), words.quantity(latency.p95, "ms")
+    return words.quantity(found.p50, "ms"), words.quantity(found.p95, "ms")
 
 
-def speedups(best: Candidate, teacher: Candidate) -> tuple[str, str]:
-    """Return how many times faster `best` is than `teacher` here, at the median and at p95."""
-    if best.measurement is None or teacher.measurement is None:
+def latency(candidate: Candidate, there: bool = False) -> Quantiles | None:
+    """Return what was measured here, or `there`: on the device, interruptions left in."""
+    if there:
+        return candidate.device.wall_latency_ms if candidate.device else None
+    return candidate.measurement.latency_ms if candidate.measurement else None
+
+
+def speedups(best: Candidate, teacher: Candidate, there: bool = False) -> tuple[str, str]:
+    """Return how many times faster `best` is than `teacher`, at the median and at p95."""
+    new, old = latency(best, there), latency(teacher, there)
+    if new is None or old is None:
         return words.NOTHING, words.NOTHING
-    new, old = best.measurement.latency_ms, teacher.measurement.latency_ms
     return (
         words.times(old.p50, new.p50, "faster", "slower"),
         words.times(old.p95, new.p95, "faster", "slower"),

@@ -5,10 +5,10 @@ from __future__ import annotations
 import textwrap
 from collections.abc import Iterator, Sequence
 
-from edgecompress.records import Candidate, Quantiles, Report
+from edgecompress.records import Candidate, Report
 from edgecompress.report import words
 from edgecompress.report.figures import distillation_gain, final_metric
-from edgecompress.report.tables import budget_table, speedups
+from edgecompress.report.tables import budget_table, latency, speedups
 
 WIDTH = 100
 
@@ -52,35 +52,33 @@ def _models(report: Report) -> str:
         return ""
     metric = final_metric(best)
     score = f"{metric.name} ({metric.split})" if metric else ""
-    rows = [("", "size", "p50 here", "p95 here", score), _model(best)]
+    there = best.device is not None
+    place = "there" if there else "here"
+    rows = [("", "size", f"p50 {place}", f"p95 {place}", score), _model(best, there)]
     if teacher is not None:
-        rows += [_model(teacher, "teacher"), _ratios(best, teacher)]
+        rows += [_model(teacher, there, "teacher"), _ratios(best, teacher, there)]
     return align(rows, right=(1, 2, 3, 4))
 
 
-def _model(candidate: Candidate, name: str = "") -> tuple[str, ...]:
-    latency = _latency(candidate)
+def _model(candidate: Candidate, there: bool, name: str = "") -> tuple[str, ...]:
+    measured = latency(candidate, there)
     metric = final_metric(candidate)
     return (
         name or candidate.label,
         words.size(candidate.model.size_bytes),
-        words.quantity(latency.p50, "ms") if latency else words.NOTHING,
-        words.quantity(latency.p95, "ms") if latency else words.NOTHING,
+        words.quantity(measured.p50, "ms") if measured else words.NOTHING,
+        words.quantity(measured.p95, "ms") if measured else words.NOTHING,
         words.score(metric) if metric else "",
     )
 
 
-def _ratios(best: Candidate, teacher: Candidate) -> tuple[str, ...]:
+def _ratios(best: Candidate, teacher: Candidate, there: bool) -> tuple[str, ...]:
     return (
         "",
         words.times(teacher.model.size_bytes, best.model.size_bytes, "smaller", "larger"),
-        *speedups(best, teacher),
+        *speedups(best, teacher, there),
         words.kept(final_metric(best), final_metric(teacher)),
     )
-
-
-def _latency(candidate: Candidate) -> Quantiles | None:
-    return candidate.measurement.latency_ms if candidate.measurement else None
 
 
 def _remarks(report: Report) -> str:
@@ -89,6 +87,7 @@ def _remarks(report: Report) -> str:
         found += [f"{c.label}: {c.dropped}" for c in report.candidates if c.dropped]
     gains = [(training.stage, distillation_gain(training)) for training in report.trainings]
     found += [f"{stage}: {gain.words}" for stage, gain in gains[-1:] if gain]
+    found += words.device_lines(report)
     return "\n".join(wrap(f"- {words.clean(line)}", "  ") for line in found)
 
 

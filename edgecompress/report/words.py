@@ -175,7 +175,16 @@ def limits(report: Report) -> tuple[str, ...]:
     measurement = report.best.measurement if report.best else None
     for condition in measurement.uncontrolled if measurement else ():
         found.append(f"On this machine: {condition.rstrip('.')}.")
+    device = report.best.device if report.best else None
+    for condition in device.uncontrolled if device else ():
+        found.append(f"On the device: {condition.rstrip('.')}.")
     return tuple(found)
+
+
+def device_lines(report: Report) -> tuple[str, ...]:
+    """Return what device the model that ships was measured on, and how it was found and left."""
+    device = report.best.device if report.best else None
+    return (f"measured on {device.host}", *device.conditions) if device else ()
 
 
 def split_reads(report: Report) -> str:
