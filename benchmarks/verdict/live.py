@@ -2,11 +2,12 @@
 
     python benchmarks/verdict/live.py [--out live.jsonl] [--rounds 5]
 
-In each round, for each of four models: thirty quiet processes say what is true; then three checks
-at a limit that the true p95 exceeds by 2 % (none may pass), and one at a limit that it keeps by
-10 % (to be decided at the first look). Sixty runs at 2 % over in five rounds, about 50 minutes on
-a machine that does nothing else. Every answer is appended when it is there, and a run that was
-stopped goes on where it was; a truth older than half an hour is measured again.
+In each round thirty quiet processes of each of four models, taking turns over two minutes, say what
+is true. Then follow, for each model, three checks at a limit that the true p95 exceeds by 2 % (none
+may pass), and one at a limit that it keeps by 10 % (to be decided at the first look). Sixty runs at
+2 % over in five rounds: about 40 minutes on a machine that does nothing else. Every answer is
+appended when it is there, and a run that was stopped goes on where it was; a truth older than half
+an hour is measured again.
 """
 
 from __future__ import annotations
@@ -20,6 +21,7 @@ import tempfile
 import time
 from collections import Counter
 from collections.abc import Iterator
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -41,6 +43,8 @@ host = true
 latency_ms.p95 = {limit!r}
 """
 Record = dict[str, Any]
+Run = tuple[int, str, int, str]
+NAMES = ("round", "kind", "number", "model")  # of a run
 
 
 def main() -> None:
@@ -50,32 +54,37 @@ def main() -> None:
     asked.add_argument("--rounds", type=int, default=5)
     given = asked.parse_args()
     with tempfile.TemporaryDirectory() as folder:
-        for round_, model in ((r, m) for r in range(given.rounds) for m in SIZES):
-            for kind, number in _missing(read(given.out), round_, model):
-                truth = _truth(given.out, round_, model, Path(folder))
-                done = {"kind": kind, "number": number, "round": round_, "model": model}
-                append(given.out, done | check(model, truth / RUNS[kind][0], Path(folder)))
+        for run in _missing(read(given.out), given.rounds):
+            round_, kind, _, model = run
+            true = _truth(given.out, round_, Path(folder))[model]
+            found = check(model, true / RUNS[kind][0], Path(folder))
+            append(given.out, dict(zip(NAMES, run, strict=True)) | found)
     print(summary(read(given.out)))
 
 
-def _missing(records: list[Record], round_: int, model: str) -> Iterator[tuple[str, int]]:
-    done = {
-        (r["kind"], r.get("number")) for r in records if (r["round"], r["model"]) == (round_, model)
-    }
-    for kind, (_, runs) in RUNS.items():
-        yield from ((kind, number) for number in range(runs) if (kind, number) not in done)
+def _missing(records: list[Record], rounds: int) -> Iterator[Run]:
+    done = {tuple(r[name] for name in NAMES) for r in records if r["kind"] in RUNS}
+    for round_ in range(rounds):
+        for kind, (_, runs) in RUNS.items():
+            for number, model in product(range(runs), SIZES):
+                if (round_, kind, number, model) not in done:
+                    yield round_, kind, number, model
 
 
-def _truth(out: Path, round_: int, model: str, folder: Path) -> float:
-    """Return the p95 of thirty processes of this round, measured now unless they are fresh."""
+def _truth(out: Path, round_: int, folder: Path) -> dict[str, float]:
+    """Return each model's p95 over thirty processes, measured now unless this round's is fresh."""
     for record in reversed(read(out)):
-        known = (record["kind"], record["round"], record["model"]) == ("truth", round_, model)
+        known = (record["kind"], record["round"]) == ("truth", round_)
         if known and time.time() - record["at"] < FRESH_S:
-            return float(record["p95"])
-    onnx, inputs = build(model, folder)
-    settings = MeasureSettings(processes=(TRUTH_PROCESSES,))
-    p95 = measure({model: onnx}, {model: inputs}, settings)[model].latency_ms.p95
-    append(out, {"kind": "truth", "round": round_, "model": model, "p95": p95, "at": time.time()})
+            return dict(record["p95"])
+    built = {model: build(model, folder) for model in SIZES}
+    found = measure(
+        {name: model for name, (model, _) in built.items()},
+        {name: inputs for name, (_, inputs) in built.items()},
+        MeasureSettings(processes=(TRUTH_PROCESSES,)),
+    )
+    p95 = {model: measurement.latency_ms.p95 for model, measurement in found.items()}
+    append(out, {"kind": "truth", "round": round_, "p95": p95, "at": time.time()})
     return p95
 
 
@@ -125,7 +134,7 @@ def summary(records: list[Record]) -> str:
     lines += ["|---|---|--:|--:|--:|--:|--:|"]
     for kind, (factor, _) in RUNS.items():
         for model in SIZES:
-            those = [r for r in records if (r["kind"], r["model"]) == (kind, model)]
+            those = [r for r in records if (r["kind"], r.get("model")) == (kind, model)]
             found = Counter(r["status"] for r in those)
             counts = " | ".join(str(found[s]) for s in ("pass", "fail", "inconclusive"))
             seconds = f"{np.median([r['seconds'] for r in those]):.1f}" if those else "-"

@@ -35,7 +35,18 @@ from edgecompress.records import LatencySamples, OnnxModel, Status
 from edgecompress.statistics import quantile, wilson
 from edgecompress.verdict import LEVELS, LOOKS, Evidence, decided, judge
 
-OVER = (1.10, 1.05, 1.03, 1.02, 1.00, 0.95, 0.90)  # the truth as a multiple of the limit
+OVER = (
+    1.10,
+    1.08,
+    1.05,
+    1.03,
+    1.02,
+    1.00,
+    0.95,
+    0.92,
+    0.90,
+)  # the truth as a multiple of the limit
+CHECKED = True
 ASKED = ("p50", "p95")
 ALL = tuple(CONDITIONS)
 # What is counted, the truth as a multiple of the limit, under which conditions, and what is asked.
@@ -104,7 +115,7 @@ def _cells(
         looks = looked(readings[chosen], rows)
         for over, found in counts.items():
             status = answer(looks, true[chosen] / over)
-            if repeat % 100 == 0:
+            if repeat % 100 == 0 and CHECKED:
                 again = whole(sets[chosen], rows, name, true[chosen] / over)
                 assert status == again, (sets[chosen], name, over, status, again)
             found[status] += 1
