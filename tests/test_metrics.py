@@ -27,6 +27,12 @@ def test_accuracy_has_a_wilson_interval_and_a_score_a_sample() -> None:
     assert result.metric.high == pytest.approx(0.9544, abs=1e-4)
 
 
+def test_score_says_which_way_is_better() -> None:
+    error = Metric("error", lambda o, y: (o.argmax(1) != y).astype(float), higher_is_better=False)
+    assert not evaluate(error, OUTPUTS, LABELS, "test").metric.higher_is_better
+    assert evaluate(ACCURACY, OUTPUTS, LABELS, "test").metric.higher_is_better
+
+
 def test_scores_keep_six_digits() -> None:
     thirds = Metric("thirds", lambda outputs, labels: np.full(len(labels), 1 / 3))
     assert set(evaluate(thirds, OUTPUTS, LABELS, "test").scores) == {0.333333}

@@ -60,7 +60,8 @@ def evaluate(
         )
     scores = _six_digits(_per_sample(metric, outputs, labels))
     value, low, high = mean_interval(scores)
-    score = Score(metric.name, value, min(low, value), max(high, value), split)
+    low, high = min(low, value), max(high, value)
+    score = Score(metric.name, value, low, high, split, metric.higher_is_better)
     return Evaluation(score, tuple(scores.tolist()))
 
 
