@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import asyncssh
+import blobs
 import jsonschema
 import pytest
 from command_line import EDGECOMPRESS, document, quick_profile
@@ -60,7 +61,7 @@ def target(board: Board) -> str:
 
 
 def measure(board: Board, *options: str) -> int:
-    words = ["measure", "model.onnx", "--target", target(board), "--processes", "2"]
+    words = ["measure", "model.onnx", "--target", target(board), "--processes", "1"]
     return main([*words, *options])
 
 
@@ -104,7 +105,7 @@ def test_measure_shows_what_the_board_took(board, capsys):
 
 
 def test_measure_pulls_every_raw_sample(board, capsys):
-    assert measure(board, "--json") == 0
+    assert measure(board, "--processes", "2", "--json") == 0
     (model,) = document(capsys)["models"]
     assert model["host"] is None
     device = model["device"]
@@ -121,6 +122,14 @@ def test_models_take_turns_on_the_board(board):
     assert main(words) == 0
     runs = [found[1] for asked in board.asked if (found := re.search(r"< (\d)\.json", asked))]
     assert runs == ["0", "1", "0", "1"]
+
+
+def test_a_sustained_run_on_the_board(board, capsys):
+    assert measure(board, "--sustained", "1s", "--json") == 0
+    lasted = document(capsys)["sustained"]
+    assert lasted["seconds"] >= 1
+    assert lasted["machine"].startswith(target(board))
+    assert sum(window["calls"] for window in lasted["windows"]) == lasted["calls"] > 100
 
 
 def test_check_judges_the_device(folder, board, capsys):
@@ -144,6 +153,28 @@ def test_check_fails_on_the_device(folder, board, capsys):
     quick = quick_profile(folder, "latency_ms.p95 = 0.000001", host=False)
     assert main(["check", "model.onnx", "--profile", quick, "--target", target(board)]) == 1
     assert capsys.readouterr().out.startswith("FAIL: model does not fit quick")
+
+
+@pytest.mark.slow
+def test_run_measures_the_finalists_on_the_device(folder, board, capsys):
+    shutil.copy(blobs.__file__, folder)
+    (folder / "recipe.toml").write_text(blobs.RECIPE)
+    words = ["run", "recipe.toml", "--profile", "android-cpu", "--target", target(board), "--json"]
+    words += ["--set", "measure.processes=[5]"]  # fewer decide nothing
+    assert main(words) == 0
+    found = document(capsys)
+    jsonschema.validate(found, report_schema())
+    bases = {check["budget"]: check["basis"] for check in found["checks"]}
+    assert bases["latency_ms.p95"] == bases["peak_memory_mb"] == "on-device"
+    there = [c["label"] for c in found["candidates"] if "machine" in (c["device"] or {})]
+    assert found["chosen"] in there
+    assert len(there) < len(found["candidates"])
+    assert "machine" in found["teacher"]["device"]
+
+    board.asked.clear()
+    assert main(words) == 0
+    assert document(capsys) == found
+    assert not any("child.py <" in asked for asked in board.asked)  # known already
 
 
 def test_a_private_folder_and_a_private_runner(folder, board):
