@@ -15,13 +15,15 @@ from edgecompress.measuring.targets.machine import machine_of
 from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import MeasureSettings, QuantizeSettings
-from edgecompress.records import Candidate, OnnxModel
+from edgecompress.records import Candidate, Measurement, OnnxModel
 from edgecompress.report import words
+from edgecompress.report.figures import load_memory_bytes, samples_per_s
 from edgecompress.runtime import Arrays, run
 
 Say = Callable[[str], None]
 
 PARITY_SAMPLES = 2048
+NOTABLE = 1.05  # times as long with the waiting: then both are shown
 
 
 def measured(
@@ -63,25 +65,43 @@ def quantized(
 
 
 def cost_table(candidates: Sequence[Candidate]) -> str:
-    """Return one row a model: latency quantiles, cold start, memory, size, parity."""
+    """Return one row a model: latency, cold start, throughput, memory, size, parity.
+
+    Wall times stand beside where waiting for a core was notable, and parity where one was checked.
+    """
+    waited = any(c.measurement and _waited(c.measurement) for c in candidates)
     compared = any(candidate.parity for candidate in candidates)
-    head = ("model", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "cold ms", "memory", "size")
-    rows = [head + (("same class",) if compared else ())]
-    for candidate in candidates:
-        cost, parity = candidate.device or candidate.measurement, candidate.parity
-        assert cost is not None
-        # A device's interruptions are its own, and stay in.
-        latency = cost.wall_latency_ms if candidate.device else cost.latency_ms
-        quantiles = (latency.p50, latency.p90, latency.p95, latency.p99, cost.cold_start_ms)
-        row = (
-            candidate.label,
-            *(words.number(value) for value in quantiles),
-            words.size(cost.peak_memory_bytes),
-            words.size(candidate.model.size_bytes),
-        )
-        agreement = f"{parity.agreement:.2%}" if parity else words.NOTHING
-        rows.append(row + ((agreement,) if compared else ()))
-    return table(rows, right=range(1, len(rows[0])))
+    head = (
+        *("model", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "cold ms"),
+        *(("wall p50", "wall p95") if waited else ()),
+        *("samples/s", "memory", "at load", "size"),
+        *(("same class",) if compared else ()),
+    )
+    rows = [head, *(_cost_row(candidate, waited, compared) for candidate in candidates)]
+    return table(rows, right=range(1, len(head)))
+
+
+def _cost_row(candidate: Candidate, waited: bool, compared: bool) -> tuple[str, ...]:
+    cost, parity = candidate.device or candidate.measurement, candidate.parity
+    assert cost is not None
+    wall = cost.wall_latency_ms
+    latency = wall if candidate.device else cost.latency_ms  # its interruptions are its own
+    figures = (latency.p50, latency.p90, latency.p95, latency.p99, cost.cold_start_ms)
+    beside = (wall.p50, wall.p95) if waited else ()
+    throughput = samples_per_s(latency.p50, cost.batch)
+    sizes = (cost.peak_memory_bytes, load_memory_bytes(cost), candidate.model.size_bytes)
+    agreement = f"{parity.agreement:.2%}" if parity else words.NOTHING
+    return (
+        candidate.label,
+        *(words.number(value) for value in (*figures, *beside, throughput)),
+        *(words.size(count) for count in sizes),
+        *((agreement,) if compared else ()),
+    )
+
+
+def _waited(cost: Measurement) -> bool:
+    """Return whether waiting for a core made calls notably longer."""
+    return cost.wall_latency_ms.p95 > NOTABLE * cost.latency_ms.p95
 
 
 def conditions(candidates: Sequence[Candidate]) -> list[str]:

@@ -24,7 +24,13 @@ from edgecompress.records import (
     Status,
     TrainedNetwork,
 )
-from edgecompress.report.figures import distillation_gain, process_medians, removed_ratio
+from edgecompress.report.figures import (
+    distillation_gain,
+    load_memory_bytes,
+    process_medians,
+    removed_ratio,
+    samples_per_s,
+)
 from edgecompress.report.record import relative_to_folder
 
 Json = dict[str, object]
@@ -141,7 +147,9 @@ def _host(measurement: Measurement) -> Json:
         "wall_latency_ms": _quantiles(measurement.wall_latency_ms),
         "process_p50_ms": process_medians(measurement),
         "processes": len(measurement.processes),
+        "samples_per_s": samples_per_s(measurement.latency_ms.p50, measurement.batch),
         "peak_memory_bytes": measurement.peak_memory_bytes,
+        "load_memory_bytes": load_memory_bytes(measurement),
         "cold_start_ms": measurement.cold_start_ms,
         "threads": measurement.threads,
         "batch": measurement.batch,
@@ -163,6 +171,7 @@ def _measured_there(device: Measurement) -> Json:
         # What is judged there: a device's interruptions are its own.
         "latency_ms": _quantiles(device.wall_latency_ms),
         "uninterrupted_latency_ms": _quantiles(device.latency_ms),
+        "samples_per_s": samples_per_s(device.wall_latency_ms.p50, device.batch),
         "conditions": list(device.conditions),
         "basis": "measured on the device",
     }

@@ -35,6 +35,21 @@ def process_medians(measurement: Measurement) -> tuple[float, ...]:
     return tuple(float(np.median(found)) for found in samples if len(found))
 
 
+def load_memory_bytes(measurement: Measurement) -> int | None:
+    """Return the median over processes of the memory that opening the model took."""
+    loads = [process.load_memory_bytes for process in measurement.processes]
+    return round(float(np.median(loads))) if loads else None
+
+
+def samples_per_s(call_ms: float, batch: int) -> float | None:
+    """Return how many samples a second calls of this length and batch work off.
+
+    >>> samples_per_s(4.0, 8)
+    2000.0
+    """
+    return 1e3 * batch / call_ms if call_ms > 0 else None
+
+
 def removed_ratio(before: int, after: int) -> float:
     """Return the share that is gone.
 
