@@ -96,10 +96,10 @@ def guard_band(processes: int) -> float:
     """Return how far from a limit so many quiet processes decide at the least.
 
     Fewer processes have seen a shorter stretch of what the machine does over minutes, so that an
-    early look decides only what is clear; what is close waits for the last look. Most of the drift
-    is slower than a look is long, hence the slow power.
+    early look decides only what is clear; what is close waits for the last look. The cube root:
+    recorded drift was slower than any look and asks for less, a step within a set for this much.
     """
-    return GUARD * max(1.0, (FULL / processes) ** 0.25)
+    return GUARD * max(1.0, (FULL / processes) ** (1 / 3))
 
 
 def disturbances(
