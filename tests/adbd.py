@@ -21,8 +21,6 @@ Packet = tuple[bytes, int, int, bytes]
 
 @dataclass
 class Phone:
-    """What the phone is and what happened to it."""
-
     folder: Path  # stands for /data/local/tmp
     environment: dict[str, str]
     full: bool = False  # whether its disk is
@@ -33,7 +31,6 @@ class Phone:
     port: int = 0
 
     def listen(self) -> None:
-        """Wait for the client's server, in a thread of its own."""
         self.door = socket.create_server(("127.0.0.1", 0))
         self.port = self.door.getsockname()[1]
         threading.Thread(target=self._serve, daemon=True).start()
@@ -41,11 +38,10 @@ class Phone:
     def _serve(self) -> None:
         with suppress(OSError):
             while True:
-                line, _ = self.door.accept()
-                threading.Thread(target=Line(self, line).answer, daemon=True).start()
+                line = Line(self, self.door.accept()[0])
+                threading.Thread(target=line.answer, daemon=True).start()
 
     def here(self, path: str) -> Path:
-        """Return where a path of the phone lies on this machine."""
         return self.folder / Path(path).relative_to("/data/local/tmp")
 
 
@@ -58,7 +54,6 @@ class Line:
         self.stored: dict[int, bytes] = {}  # what a stream has brought so far
 
     def answer(self) -> None:
-        """Answer packets until the cable is out."""
         with suppress(OSError), self.line:
             while packet := self._receive():
                 self._take(*packet)

@@ -95,8 +95,8 @@ def workplace(device: Device) -> Iterator[Workplace]:
     # What an unplugged cable left behind goes a day later: by then nobody can be using it.
     stale = f"find {shlex.quote(device.scratch)} -maxdepth 1 -name '{_NAME}*' -mtime +0"
     device.run(f"{stale} -exec rm -rf {{}} \\; 2>/dev/null")
-    made = device.run(f"umask 077 && mkdir {quoted}")
     try:
+        made = device.run(f"umask 077 && mkdir {quoted}")
         if made.code != 0:
             words = last_line(made.output)
             raise DeviceError(f"{device.name}: no folder can be made in {device.scratch} ({words})")

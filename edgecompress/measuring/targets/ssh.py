@@ -46,13 +46,9 @@ def ssh_device(target: Target) -> Iterator[SshDevice]:
     """Connect, and hang up at the end. Raise DeviceError, with what to do, when it cannot."""
     with tempfile.TemporaryDirectory(prefix="edgecompress-") as folder:
         device = SshDevice(target, Path(folder) / "socket")
-        master = device.connect(Path(folder) / "errors")
-        try:
+        with device.connected(Path(folder) / "errors"):
             device.scratch = device.run('echo "${TMPDIR:-/tmp}"').output.strip()
             yield device
-        finally:
-            master.terminate()
-            master.wait()
 
 
 class SshDevice:
@@ -62,8 +58,9 @@ class SshDevice:
         self.name, self.scratch = str(target), ""
         self._target, self._socket = target, socket
 
-    def connect(self, errors: Path) -> subprocess.Popen[bytes]:
-        """Open the connection that the commands share; return the client that holds it."""
+    @contextmanager
+    def connected(self, errors: Path) -> Iterator[None]:
+        """Hold the connection that the commands share; `errors` hears why there is none."""
         with errors.open("wb") as told:
             try:
                 master = subprocess.Popen(
@@ -77,14 +74,16 @@ class SshDevice:
                 raise DeviceError(
                     f"{self.name}: no ssh client here; install one (Debian: openssh-client)"
                 ) from error
-        end = time.monotonic() + 2 * CONNECT_S
-        while not self._socket.exists() and master.poll() is None and time.monotonic() < end:
-            time.sleep(0.01)
-        if not self._socket.exists():
-            master.kill()
+        try:
+            end = time.monotonic() + 2 * CONNECT_S
+            while not self._socket.exists() and master.poll() is None and time.monotonic() < end:
+                time.sleep(0.01)
+            if not self._socket.exists():
+                raise self._refusal(errors.read_text(errors="replace"))
+            yield
+        finally:
+            master.terminate()
             master.wait()
-            raise self._refusal(errors.read_text(errors="replace"))
-        return master
 
     def run(self, command: str, timeout_s: float = COMMAND_S) -> Ran:
         """Run a command of its shell."""
