@@ -84,7 +84,7 @@ def texts() -> Data:
 TASKS = {
     "digits-student": SmallTask(student, lambda: digits(8, 1), 20),
     "resnet8": SmallTask(resnet8, lambda: digits(32, 3), 8),
-    "mobilenet_v1": SmallTask(lambda: mobilenet_v1(classes=10), lambda: digits(96, 3), 10),
+    "mobilenet_v1": SmallTask(lambda: mobilenet_v1(classes=10), lambda: digits(96, 3), 30),
     "sensor_net": SmallTask(lambda: sensor_net(3, 6), signals, 8),
     "tabular_net": SmallTask(lambda: tabular_net(6, [5, 9, 17], 4), table, 40),
     "text_encoder": SmallTask(lambda: text_encoder(401, 4, max_length=32), texts, 8),
