@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
+from math import cbrt
 from statistics import median
 
 import numpy as np
@@ -99,7 +100,7 @@ def guard_band(processes: int) -> float:
     early look decides only what is clear; what is close waits for the last look. The cube root:
     recorded drift was slower than any look and asks for less, a step within a set for this much.
     """
-    return GUARD * max(1.0, (FULL / processes) ** (1 / 3))
+    return GUARD * max(1.0, cbrt(FULL / processes))
 
 
 def disturbances(
