@@ -176,7 +176,9 @@ class DistillSettings(TrainSettings):
         "honest on validation; auto: where held-out folds gain by it beyond noise.",
     )
     features: FeatureSettings | None = Field(
-        default=None, description="Teach layers inside the student too; for torch teachers."
+        default=None,
+        description="Teach layers inside the student too; for torch teachers, which then run at "
+        "every step.",
     )
     tune: Annotated[int, Field(ge=0, le=13)] = Field(
         default=0,

@@ -140,7 +140,8 @@ def listening(module: nn.Module, whose: str, paths: Sequence[str]) -> Iterator[d
     with contextlib.ExitStack() as hooks:
         for path in paths:
             if path not in modules:
-                near = did_you_mean(path, modules) or "; see named_modules() for its paths"
+                parts = ", ".join(name for name, _ in module.named_children())
+                near = did_you_mean(path, modules) or f"; its parts are {parts}"
                 raise RecipeError(f"recipe: {FIELD}: the {whose} has no module '{path}'{near}")
             handle = modules[path].register_forward_hook(
                 lambda _, inputs, output, path=path: hear(path, output)

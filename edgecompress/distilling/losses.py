@@ -135,8 +135,8 @@ def correlation_loss(
     and the parts of an accumulated batch are not quite the whole.
     """
     _require_one_shape(student, teacher)
-    q = _softened(_finest(student), temperature).softmax(dim=-1)
-    p = _softened(_finest(teacher), temperature).softmax(dim=-1)
+    q = _softened(finest(student), temperature).softmax(dim=-1)
+    p = _softened(finest(teacher), temperature).softmax(dim=-1)
     inter = 1.0 - _correlation(q, p, dim=1).mean()
     intra = 1.0 - _correlation(q, p, dim=0).mean()
     return ((beta * inter + gamma * intra) * temperature**2).to(precise(student).dtype)
@@ -185,8 +185,8 @@ def precise(logits: Tensor) -> Tensor:
     return logits if logits.dtype == torch.float64 else logits.float()
 
 
-def _finest(logits: Tensor) -> Tensor:
-    """Return float64 wherever the device has it: probabilities near 1 differ in late digits."""
+def finest(logits: Tensor) -> Tensor:
+    """Return float64 wherever the device has it, for what differs in late digits."""
     return logits.float() if logits.device.type == "mps" else logits.double()
 
 
