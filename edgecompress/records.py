@@ -15,6 +15,7 @@ from typing import Literal
 Status = Literal["pass", "fail", "inconclusive"]
 Basis = Literal["measured", "on-device", "predicted", "exact", "host", "none"]
 SplitName = Literal["train", "validation", "test"]
+Kind = Literal["classification", "binary", "multilabel", "regression", "embedding", "tokens"]
 
 
 @dataclass(frozen=True)

@@ -21,6 +21,7 @@ from edgecompress.pipeline.training import Network
 from edgecompress.profiles import load_profile
 from edgecompress.recipe import DistillSettings, QuantizeSettings, Recipe
 from edgecompress.students.image import ResidualNet
+from edgecompress.tasks.scores import R2
 from edgecompress.tasks.task import Split, Task
 
 RECIPE = Recipe(task="digits", distill=DistillSettings(epochs=1, batch_size=32, precision="fp32"))
@@ -90,6 +91,12 @@ def spoilt() -> Split:
         ({"test": blobs.blobs(192, 0)}, DataError, "train and test share 192 samples"),
         ({"validation": blobs.blobs(96, 2)}, DataError, "validation and test share 96 samples"),
         ({"unlabelled": blobs.blobs(96, 2)}, DataError, "unlabelled and test share 96 samples"),
+        ({"kind": "tokens"}, TaskError, "metric 'accuracy' is not for kind 'tokens'; give metric"),
+        (
+            {"kind": "regression", "metric": R2, "class_names": ()},
+            TaskError,
+            "kind 'regression' can be scored, but only classification is trained yet; give the",
+        ),
         ({"teacher": Turned}, TeacherError, "column 0 means 1 'right', 1 means 2 'below'"),
         ({"teacher": Single}, TeacherError, r"returned shape \(96, 1\) for 96 samples"),
         ({"teacher": Single, "class_names": ()}, TeacherError, r"output shape \(96, 1\)"),

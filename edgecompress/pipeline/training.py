@@ -80,6 +80,11 @@ class TeacherInHand:
 
 def obtain_teacher(run: Run) -> TeacherInHand:
     """Return the task's teacher, trained first if the recipe has a `[teacher]` section."""
+    if run.task.kind != "classification":
+        raise TaskError(
+            f"task {run.task.name!r}: kind {run.task.kind!r} can be scored, but only classification "
+            "is trained yet; give the ONNX file of its model to `edgecompress quantize`"
+        )
     torch.manual_seed(mixed_seed(run.recipe.seed, 1))
     source = built(run.task.teacher())
     network = _as_network(run, source) if isinstance(source, nn.Module) else None

@@ -17,6 +17,17 @@ from edgecompress.errors import DataError, TaskError, TeacherError
 from edgecompress.settings import did_you_mean
 from edgecompress.store import row_digests
 from edgecompress.tasks.metrics import first_non_finite
+from edgecompress.tasks.skill import check_skill
+from edgecompress.tasks.targets import (
+    check_kind,
+    check_labels,
+    class_count,
+    class_label,
+    labels_of,
+    missing_classes,
+    one_output_for_each,
+    output_shape_of,
+)
 from edgecompress.tasks.task import ACCURACY, Metric, Split, Task
 
 # What both the training library and ONNX Runtime take as an input without a cast.
@@ -46,19 +57,19 @@ def check_task(task: Task) -> tuple[str, ...]:
     warnings = []
     for name, split in splits.items():
         if name != "unlabelled":
-            _check_labels(f"task {task.name!r}, {name}", split, task.class_names)
-            warnings += _missing_classes(task, name, split)
+            check_labels(f"task {task.name!r}, {name}", split, task)
+            warnings += missing_classes(task, name, split)
     return (*warnings, *_check_overlaps(task, splits))
 
 
 def check_teacher_outputs(task: Task, logits: NDArray[Any]) -> None:
-    """Check a teacher's logits on the validation split, shape (samples, classes).
+    """Check what a teacher answers to the validation split, shaped as the task's kind says.
 
-    Raises TeacherError when they have another shape, are not finite, are probabilities, come in
-    another order of classes, or (where the metric is accuracy) are barely better than guessing.
+    Raises TeacherError when it has another shape, is not finite, holds probabilities in the place
+    of logits, or is barely better than guessing (with classes: where the metric is accuracy); and
+    for classes in another order.
     """
-    labels = _labels_of(task.validation)
-    classes = class_count(task)
+    labels = labels_of(task.validation)
     check_network(task, "teacher", logits.shape, len(labels))
     bad = first_non_finite(logits)
     if bad is not None:
@@ -66,11 +77,15 @@ def check_teacher_outputs(task: Task, logits: NDArray[Any]) -> None:
             f"task {task.name!r}, teacher: its logits for validation sample {bad} are not finite; "
             "check that sample and the teacher's weights"
         )
+    if task.kind != "classification":
+        check_skill(task, logits, labels)
+        return
     if (logits >= 0).all() and np.allclose(logits.sum(axis=1), 1, atol=1e-3):
         raise TeacherError(
             f"task {task.name!r}, teacher: its outputs are probabilities (every row sums to 1); "
             "expected logits, or a temperature flattens them to nothing: take its softmax off"
         )
+    classes = class_count(task)
     confusion = np.zeros((classes, classes), dtype=np.int64)
     np.add.at(confusion, (logits.argmax(axis=1), labels), 1)
     _check_class_order(task, confusion)
@@ -81,21 +96,17 @@ def check_teacher_outputs(task: Task, logits: NDArray[Any]) -> None:
 def check_network(task: Task, network: str, output_shape: tuple[int, ...], samples: int) -> None:
     """Check the shape that a network (`teacher`, `student`) gave for `samples` samples.
 
-    Raises TeacherError or TaskError: one logit for each class, or training would broadcast.
+    Raises TeacherError or TaskError: one output for each class, label or value, or training would
+    broadcast.
     """
-    expected = (samples, class_count(task))
+    expected = output_shape_of(task, samples)
     if tuple(output_shape) == expected:
         return
     error = TeacherError if network == "teacher" else TaskError
     raise error(
         f"task {task.name!r}, {network}: output shape {tuple(output_shape)} for {samples} samples; "
-        f"expected {expected}, one logit for each of the {expected[1]} classes"
+        f"expected {expected}, {one_output_for_each(task)}"
     )
-
-
-def class_count(task: Task) -> int:
-    """Return the number of classes: of the names, or without names of the training labels."""
-    return len(task.class_names) or int(_labels_of(task.train).max()) + 1
 
 
 def _check_declarations(task: Task) -> None:
@@ -104,6 +115,7 @@ def _check_declarations(task: Task) -> None:
             f"task {task.name!r}: metric is {task.metric!r}; expected a Metric, e.g. "
             'Metric("top 2", per_sample), or leave it out for accuracy'
         )
+    check_kind(task)
     for name in ("teacher", "student"):
         make = inspect.unwrap(getattr(task, name))
         # A torch module can be called too, but to answer, not to be made.
@@ -216,66 +228,6 @@ def _check_class_names(task: Task) -> None:
         )
 
 
-def _check_labels(where: str, split: Split, class_names: tuple[str, ...]) -> None:
-    labels = split.labels
-    if labels is None:
-        raise DataError(f"{where}: has no labels; samples without labels belong in `unlabelled`")
-    if not isinstance(labels, np.ndarray):
-        raise DataError(
-            f"{where}: labels are a {type(labels).__name__}; expected a numpy array of integers"
-        )
-    if labels.ndim == 2 and labels.shape[1] > 1:
-        raise DataError(
-            f"{where}: labels have shape {labels.shape}, as if one-hot; expected class indices of "
-            f"shape ({len(labels)},), e.g. labels.argmax(axis=1)"
-        )
-    if labels.ndim != 1:
-        raise DataError(
-            f"{where}: labels have shape {labels.shape}; expected ({len(labels)},), "
-            "e.g. labels.reshape(-1)"
-        )
-    if labels.dtype.kind not in "iu":
-        remedy = (
-            "encode each class as its index in class_names"
-            if labels.dtype.kind in "OSU"
-            else "convert with .astype(np.int64)"
-        )
-        raise DataError(f"{where}: labels are {labels.dtype}; expected integers; {remedy}")
-    _check_label_range(where, labels, class_names)
-
-
-def _check_label_range(where: str, labels: NDArray[Any], class_names: tuple[str, ...]) -> None:
-    classes = len(class_names)
-    outside = (labels < 0) | ((labels >= classes) if classes else False)
-    if not outside.any():
-        return
-    bad = int(np.argmax(outside))
-    expected = f"0..{classes - 1}, the indices of the {classes} class_names" if classes else ">= 0"
-    remedy = (
-        "labels that count from 1 need `labels - 1`"
-        if labels.min() == 1 and labels.max() == classes
-        else "samples without a label belong in `unlabelled`"
-        if labels[bad] < 0
-        else "add the missing names or correct the labels"
-    )
-    raise DataError(f"{where}: label {labels[bad]} of sample {bad}; expected {expected}; {remedy}")
-
-
-def _missing_classes(task: Task, name: str, split: Split) -> list[str]:
-    """Refuse a class that nothing teaches; say which are never asked for."""
-    present = np.bincount(_labels_of(split), minlength=class_count(task)) > 0
-    missing = [_class_label(task, int(i)) for i in np.flatnonzero(~present)]
-    if not missing:
-        return []
-    line = f"task {task.name!r}, {name}: no sample of class {', '.join(missing[:5])}"
-    line += f" and {len(missing) - 5} more" if len(missing) > 5 else ""
-    if name == "train":
-        raise DataError(
-            f"{line}; what is never shown is never learned: add samples or drop it from class_names"
-        )
-    return [f"{line}; its score says nothing about {'it' if len(missing) == 1 else 'them'}"]
-
-
 def _check_overlaps(task: Task, splits: dict[str, Split]) -> list[str]:
     """Refuse splits that share samples, beyond the few that official splits share."""
     first_rows = {name: _first_rows(split) for name, split in splits.items()}
@@ -330,7 +282,7 @@ def _check_class_order(task: Task, confusion: NDArray[np.int64]) -> None:
     agreeing = sum(int(confusion[c, b]) for c, b in moved)
     gain = agreeing - sum(int(confusion[c, c]) for c, _ in moved)
     if gain >= 10 and agreeing > samples / 2 and gain > samples / 4:
-        listed = ", ".join(f"{c} means {_class_label(task, b)}" for c, b in moved[:4])
+        listed = ", ".join(f"{c} means {class_label(task, b)}" for c, b in moved[:4])
         raise TeacherError(
             f"task {task.name!r}, teacher: its classes come in another order than class_names: "
             f"column {listed}{', ...' if len(moved) > 4 else ''}; reorder its outputs"
@@ -351,13 +303,3 @@ def _check_skill(task: Task, confusion: NDArray[np.int64]) -> None:
             f"guessing gives {chance:.1%}; it has nothing to teach: train it (a [teacher] section "
             "in the recipe does) or check that its inputs are prepared as it expects"
         )
-
-
-def _class_label(task: Task, index: int) -> str:
-    return f"{index} {task.class_names[index]!r}" if task.class_names else str(index)
-
-
-def _labels_of(split: Split) -> NDArray[Any]:
-    if split.labels is None:
-        raise DataError("a split without labels cannot be scored; expected labels")
-    return split.labels

@@ -99,6 +99,8 @@ def task_fingerprint(task: Task, file: Path | None, memo: Path | None = None) ->
         write_atomic(memo, json.dumps(known, sort_keys=True).encode())
     digests["class names"] = digest_of(task.class_names)
     digests["metric"] = task.metric.name
+    if task.kind != "classification":
+        digests["kind"] = task.kind
     return digests
 
 

@@ -10,6 +10,8 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompress.records import Kind
+
 if TYPE_CHECKING:  # torch is needed to train a task, not to describe one
     import torch
 
@@ -20,8 +22,9 @@ Arrays = Mapping[str, NDArray[Any]]
 class Split:
     """Hold samples as named arrays (first axis = sample) and their labels.
 
-    `labels` is None only for an unlabelled pool. `files` are the data files that the arrays were
-    read from: a loader fills them in, so that a run can tell changed data by the files' digests.
+    `labels` is None only for an unlabelled pool; their shape is that of the task's kind. `files`
+    are the data files that the arrays were read from: a loader fills them in, so that a run can
+    tell changed data by the files' digests.
     """
 
     inputs: Arrays
@@ -55,6 +58,10 @@ def _correct(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[np.float64]
 
 
 ACCURACY = Metric("accuracy", _correct)
+"""The metric of tasks with classes; `tasks.scores` holds those of the other kinds."""
+
+IGNORED = -100
+"""The label of a token or pixel that counts nowhere, as in torch and transformers."""
 
 
 @dataclass(frozen=True)
@@ -69,6 +76,16 @@ class Normalization:
 @dataclass(frozen=True)
 class Task:
     """Hold everything that a compression needs to know about a user's problem.
+
+    `kind` says what a label is, and with it what a network returns for a batch:
+
+    - `classification`: class indices (batch,); logits (batch, classes).
+    - `binary`: 0 or 1 (batch,); one logit, that of 1 (batch, 1).
+    - `multilabel`: 0 or 1 for each label (batch, labels); one logit for each (batch, labels).
+    - `regression`: numbers (batch,) or (batch, values); the same (batch, values).
+    - `embedding`: vectors to come near to, as another model gave them (batch, width); the same.
+    - `tokens`: class indices (batch, ...), -100 where none counts; logits (batch, classes, ...),
+      as torch's cross-entropy has them.
 
     `teacher` returns the big model: a `torch.nn.Module` (a module already trained, unless the
     recipe has a `[teacher]` section, which trains it), a scikit-learn style estimator, or the path
@@ -92,6 +109,7 @@ class Task:
         Callable[[dict[str, torch.Tensor], torch.Generator], dict[str, torch.Tensor]] | None
     ) = None
     normalization: Mapping[str, Normalization] = field(default_factory=dict)
+    kind: Kind = "classification"
 
     def example_inputs(self, batch: int = 1) -> dict[str, NDArray[Any]]:
         """Return the first `batch` training samples as a dict of named arrays."""
