@@ -223,18 +223,21 @@ def test_unplugged_midway(attach, capsys):
     told = error(capsys)
     assert f"adb:127.0.0.1:{phone.port}: went away (" in told
     assert told.endswith("plug it in, keep it awake, then run the same command again")
-    shutil.rmtree(next(phone.folder.glob("edgecompress-*")))  # nobody could clean up
+    shutil.rmtree(next(phone.folder.glob("edgecompress-visit-*")))  # nobody could clean up
 
 
 def test_what_an_unplugged_phone_kept_goes_another_day(attach, capsys):
     phone = attach()
-    old, new = phone.folder / "edgecompress-old", phone.folder / "edgecompress-new"
-    for kept in (old, new):
+    visits = [phone.folder / f"edgecompress-visit-{age}" for age in ("old", "new")]
+    foreign = phone.folder / "edgecompress-run"
+    for kept in (*visits, foreign):
         kept.mkdir()
-    os.utime(old, (0, 0))
+    for kept in (visits[0], foreign):
+        os.utime(kept, (0, 0))
     assert measure() == 0
-    assert not old.exists()
-    new.rmdir()
+    assert [kept.exists() for kept in (*visits, foreign)] == [False, True, True]
+    for kept in (visits[1], foreign):
+        kept.rmdir()
 
 
 def test_a_full_disk(attach, capsys):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import subprocess
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -29,12 +30,17 @@ _UNFIT = {
     "no permissions": "let this user use USB devices (Debian: package android-sdk-platform-tools)",
 }
 
+_PASSING = {"authorizing", "connecting"}  # a phone that was plugged in just now
+SETTLE_S = 5.0
+
 
 @contextmanager
 def adb_device(target: Target) -> Iterator[AdbDevice]:
     """Find the phone. Raise DeviceError, with what to do, when it is not exactly one, or unfit."""
-    serial = _pick(_attached(str(target)), target)
-    yield AdbDevice(serial)
+    end = time.monotonic() + SETTLE_S
+    while _PASSING & set((attached := _attached(str(target))).values()) and time.monotonic() < end:
+        time.sleep(0.1)
+    yield AdbDevice(_pick(attached, target))
 
 
 class AdbDevice:

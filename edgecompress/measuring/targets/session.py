@@ -16,7 +16,7 @@ from edgecompress.measuring.targets.target import Target
 from edgecompress.store import file_digest
 
 PROCESS_S = 300.0  # what one measuring process may take there
-_NAME = "edgecompress-"
+_NAME = "edgecompress-visit-"  # no other folder is called so: those that grow old are removed
 _KILL = 'for p in pid/*; do [ -e "$p" ] && kill -9 ${p##*/} 2>/dev/null; done'
 
 
@@ -45,8 +45,7 @@ class Workplace:
         """Push a file and see that it arrived unharmed."""
         self._need_space(file)
         self.device.push(file, self.path(name))
-        digest = self._digest(name)
-        if digest and digest != file_digest(file):
+        if self._digest(name) != file_digest(file):
             raise DeviceError(
                 f"{self.device.name}: {file.name} arrived damaged (SHA-256 differs); "
                 "check the cable or the card, then try again"
