@@ -143,6 +143,13 @@ class PredictionBasis(Settings):
         default=1.2,
         description="What costs leave open between models: one standard deviation, as a factor.",
     )
+    pace: Annotated[float, Field(ge=1.0)] = Field(
+        default=1.0,
+        description="What is not known of the core's pace: one standard deviation, as a factor.",
+    )
+    int8_pace: Annotated[float, Field(ge=1.0)] = Field(
+        default=1.0, description="The same of int8 beside floats."
+    )
     coverage_sd: Positive = Field(
         default=1.64, description="How many standard deviations a nominal 90 % interval takes."
     )

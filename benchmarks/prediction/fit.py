@@ -1,39 +1,135 @@
-"""Fit the costs that the shipped profiles predict with, and say how well that went.
+"""Fit the costs that the shipped profiles predict with, and say how well that goes.
 
-    python benchmarks/prediction/fit.py TABLES [--write | --check]
+    python benchmarks/prediction/fit.py TABLES figures [THREADS]   families held out
+    python benchmarks/prediction/fit.py TABLES devices             devices held out, calibrated
+    python benchmarks/prediction/fit.py TABLES runtimes            ONNX Runtime beside the costs
+    python benchmarks/prediction/fit.py TABLES write | check       the profiles' [prediction]
 
-TABLES is a folder with `device_latency.csv` and `model_features.csv`, or the former's path.
+TABLES is a folder with `device_latency.csv` and `model_features.csv`.
 """
 
 from __future__ import annotations
 
 import sys
+from math import hypot, log
 from pathlib import Path
 
 import numpy as np
+from figures import (
+    ALONE,
+    BESIDE_HOST,
+    beside_host,
+    by_constant,
+    coverage_sd,
+    device_scatter,
+    errors_line,
+    held_out,
+    interval_lines,
+    with_intervals,
+)
 from mixed import Mixed
+from newcomers import newcomers
 from shipping import SOURCES, prediction_table, with_prediction
-from table import read_features, read_rows
+from table import SERVERS, Floats, read_features, read_rows
 
 PROFILES = Path(__file__).parents[2] / "profiles"
+MAC_COLUMNS = 7
 
 
-def main(folder: str, option: str = "") -> int:
-    features = read_features(Path(folder) / "model_features.csv")
-    mixed = Mixed(read_rows(Path(folder) / "device_latency.csv", features, threads=1), features)
+def load(folder: Path, threads: int) -> tuple[Mixed, dict[str, Floats]]:
+    features = read_features(folder / "model_features.csv")
+    return Mixed(read_rows(folder / "device_latency.csv", features, threads), features), features
+
+
+def figures(folder: Path, threads: int = 1) -> None:
+    mixed, features = load(folder, threads)
+    found = held_out(mixed)
+    device = np.array([not row.server for row in found.rows])
+    alone, beside = found.only(device), beside_host(found)
+    int8 = np.array([row.int8 for row in alone.rows])
+    macs = np.array([features[row.model][:MAC_COLUMNS].sum() for row in alone.rows])
+    server = {
+        row.model: [r.latency_ms for r in found.rows if r.server and r.model == row.model]
+        for row in alone.rows
+    }
+    host = np.array([np.exp(np.mean(np.log(server[row.model]))) for row in alone.rows])
+    print(f"{threads} thread(s), families held out, {len(alone.rows)} rows")
+    print(errors_line("MACs x constant", by_constant(alone.rows, macs)))
+    print(errors_line("host x constant (two servers' mean)", by_constant(alone.rows, host)))
+    print(errors_line("costs alone, as shipped", alone.error))
+    print(errors_line("costs and the host's error (mean of both)", beside.error))
+    for kind, name in ((False, "floats"), (True, "int8")):
+        print(errors_line(f"  of these, {name}", beside.error[int8 == kind]))
+    for name in SERVERS:
+        print(errors_line(f"  by {name} alone", beside_host(found, (name,)).error))
+    for label, which, open_ in (("alone", alone, ALONE), ("beside host", beside, BESIDE_HOST)):
+        half, _ = with_intervals(which, open_)
+        print(f"{label}:", *interval_lines(which, half), sep="\n  ")
+
+
+def runtimes(folder: Path) -> None:
+    """Say how published ONNX Runtime times of int8 models scatter around the costs."""
+    import csv
+
+    mixed, features = load(folder, 1)
+    fitted = mixed.fit(np.ones(len(mixed.rows), bool))
+    unit = next(
+        u for u in fitted if mixed.rows[u].device == "Raspberry Pi 5" and mixed.rows[u].int8
+    )
+    cost = np.exp(fitted[unit].log_cost)
+    names = {"squeezenet1_1/SqueezeNet-1.1": "squeezenet"}
+    with (folder / "device_latency.csv").open(newline="") as file:
+        rows = [r for r in csv.DictReader(file) if r["runtime"] == "onnxruntime"]
+    ratios: dict[str, list[float]] = {}
+    for row in rows:
+        model = names.get(row["model"], row["model"])
+        if row["precision"] == "w8a8" and model in features:
+            ratio = log(float(row["latency_ms"]) / float(features[model] @ cost))
+            ratios.setdefault(row["device"], []).append(ratio)
+    for device, found in ratios.items():
+        print(f"{device}: {len(found)} models, sd of the log {np.std(found, ddof=1):.2f}")
+
+
+def profiles(folder: Path, write: bool) -> int:
+    """Write the profiles' [prediction], or return 1 when one is not what would be written."""
+    mixed, _ = load(folder, 1)
+    found = held_out(mixed)
+    found = found.only(np.array([not row.server for row in found.rows]))
+    device = np.array([f"{row.device} {row.core}" for row in found.rows])
+    own = {d: device_scatter(found, device == d, ALONE) for d in set(device)}
+    coverage = coverage_sd(found.error, np.hypot(found.sd, np.array([own[d] for d in device])))
     fitted = mixed.fit(np.ones(len(mixed.rows), bool))
     stale = 0
     for name, source in SOURCES.items():
         path = PROFILES / f"{name}.toml"
-        text = with_prediction(
-            path.read_text(), prediction_table(source, mixed, fitted, 0.15, 1.64)
-        )
-        if option == "--write":
+        scatters = [own[d] for d, row in zip(device, found.rows, strict=True) if source.holds(row)]
+        unexplained = hypot(*scatters) / len(scatters) ** 0.5
+        table = prediction_table(source, mixed, fitted, unexplained, coverage)
+        text = with_prediction(path.read_text(), table)
+        if write:
             path.write_text(text)
         elif text != path.read_text():
             print(f"{path}: is not what this script gives")
             stale = 1
-    return stale if option == "--check" else 0
+    return stale
+
+
+def main(tables: str, task: str, threads: str = "1") -> int:
+    folder = Path(tables)
+    match task:
+        case "figures":
+            figures(folder, int(threads))
+        case "devices":
+            mixed, features = load(folder, 1)
+            print(*newcomers(mixed, features), sep="\n")
+        case "runtimes":
+            runtimes(folder)
+        case "write" | "check":
+            return profiles(folder, task == "write")
+        case _:
+            print(__doc__)
+            return 2
+    return 0
 
 
 if __name__ == "__main__":

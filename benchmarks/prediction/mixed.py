@@ -22,10 +22,13 @@ GUESS = dict(
     fully_connected=0.167, matmul=0.067, elementwise=0.17, exponential=0.33, layer=0.007,
     parameter=0.23,
 )  # fmt: skip
+MACS = list(COLUMNS.values())[:7]
+INT8_MACS = 0.6  # of a float MAC; what is no MAC stays in floats in ncnn and costs the same
+POOLED_ROUNDS, POOLED_SPREAD, POOLED_INT8_SPREAD, POOLED_WEIGHT = 15, 0.7, 0.3, 100.0
 # Standard deviations of the logarithms.
 COST_SPREAD = {"all": 0.40, "precision": 0.20, "class": 0.20, "core": 0.15, "unit": 0.16}
 SPREAD = {
-    "level": 1.0, "pace": 1.3, "precision pace": 0.12, "model": 0.12, "twin": 0.03,
+    "level": 1.0, "pace": 1.3, "precision pace": 0.12, "model": 0.2, "twin": 0.05,
     "model in class": 0.065, "model on core": 0.06, "noise": 0.06,
 }  # fmt: skip
 
@@ -74,30 +77,50 @@ class Mixed:
         )
         self._of_costs = sum(COST_SPREAD[name] ** 2 * self._costs[name] for name in COST_SPREAD)
 
-    def fit(self, known: NDArray[np.bool_], rounds: int = 3) -> dict[int, Fitted]:
+    def fit(self, known: NDArray[np.bool_]) -> dict[int, Fitted]:
         """Return the costs of every unit (by the number of its first row) from the rows known."""
         guess = np.log([GUESS[name] for name in COLUMNS.values()])
-        units = np.unique(self.unit)
-        deviation = {unit: np.zeros(len(guess)) for unit in units}
-        for _ in range(rounds):
-            moved = np.stack([deviation[unit] for unit in self.unit])
-            parts = self.features * np.exp(guess + moved)
-            total = parts.sum(1)
-            share = parts / total[:, None]
-            left = self.log_time - np.log(total) + (share * moved).sum(1)
-            kernel = self._between + (share @ share.T) * self._of_costs
-            inverse = np.linalg.inv(kernel[np.ix_(known, known)])
-            weight = inverse @ left[known]
-            for unit in units:
-                deviation[unit] = (self._of_costs[unit, known] * weight) @ share[known]
+        fewer = np.where([name in MACS for name in COLUMNS.values()], np.log(INT8_MACS), 0.0)
+        int8 = np.array([row.int8 for row in self.rows])
+        floats = self._pooled(guess, known & ~int8, POOLED_SPREAD)
+        eight = self._pooled(floats + fewer, known & int8, POOLED_INT8_SPREAD)
+        guesses = guess + np.outer(int8, fewer)
+        start = np.where(int8[:, None], eight - guess - fewer, floats - guess)
+        parts = self.features * np.exp(guesses + start)
+        total = parts.sum(1)
+        share = parts / total[:, None]
+        left = self.log_time - np.log(total) + (share * start).sum(1)
+        kernel = self._between + (share @ share.T) * self._of_costs
+        inverse = np.linalg.inv(kernel[np.ix_(known, known)])
+        weight = inverse @ left[known]
+        spread = sum(s**2 for s in COST_SPREAD.values())
         fitted = {}
-        for unit in units:
+        for unit in np.unique(self.unit):
+            deviation = (self._of_costs[unit, known] * weight) @ share[known]
             pace = self._paces[unit, known] @ weight
             cross = self._of_costs[unit, known][:, None] * share[known]
-            spread = sum(s**2 for s in COST_SPREAD.values())
             variance = spread - np.einsum("ik,ij,jk->k", cross, inverse, cross, optimize=True)
-            fitted[unit] = Fitted(guess + deviation[unit] + pace, np.sqrt(variance))
+            fitted[unit] = Fitted(guesses[unit] + deviation + pace, np.sqrt(variance))
         return fitted
+
+    def _pooled(self, guess: Floats, rows: NDArray[np.bool_], spread: float) -> Floats:
+        """Return one set of log costs for all cores, robust, near the guess: where to be linear."""
+        rows = rows & np.array([not row.server for row in self.rows])
+        core = self.unit[rows] == np.unique(self.unit[rows])[:, None]
+        work, seen, log_cost = self.features[rows], self.log_time[rows], guess
+        for _ in range(POOLED_ROUNDS):
+            parts = work * np.exp(log_cost)
+            share = parts / parts.sum(1)[:, None]
+            left = seen - np.log(parts.sum(1))
+            left = left - core.T @ np.array([np.median(left[mine]) for mine in core])
+            slope = share - core.T @ (core @ share / core.sum(1)[:, None])
+            weight = POOLED_WEIGHT / len(core) / np.maximum(1.0, np.abs(left) / 0.25)
+            step = np.linalg.solve(
+                (slope.T * weight) @ slope + np.eye(len(guess)) / spread**2,
+                (slope.T * weight) @ left + (guess - log_cost) / spread**2,
+            )
+            log_cost = log_cost + np.clip(step, -0.7, 0.7)
+        return log_cost
 
     def predicted(self, fitted: dict[int, Fitted]) -> tuple[Floats, Floats]:
         """Return each row's log time by its unit's costs, and the sd that the costs leave."""

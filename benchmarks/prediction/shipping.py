@@ -92,12 +92,13 @@ def prediction_table(
         paces.append(float(np.std(logs.mean(1), ddof=1)) if len(units) > 1 else 0.0)
         note = f"  # fitted in half precision, x {half:.2f} for single" if at_half else ""
         blocks.append(f"\n[prediction.{title}]{note}\n{_cost_lines(mean, within)}")
-    spread = exp(hypot(unexplained, max(paces), source.extra))
+    pace = exp(hypot(max(paces), source.extra))
     return (
         "# A model's typical time is the sum of its work times these costs; `within` is one\n"
         "# standard deviation as a factor. benchmarks/prediction/fit.py writes this section.\n"
         "[prediction]\n"
-        f"unexplained = {spread:.3f}\ncoverage_sd = {coverage:.2f}\nrows = {len(rows)}\n"
+        f"unexplained = {exp(unexplained):.3f}\npace = {pace:.3f}\n"
+        f"coverage_sd = {coverage:.2f}\nrows = {len(rows)}\n"
         f'runtime = "ncnn"\nruntime_factor = {RUNTIME_FACTOR}\n'
         f"spec_sheet = {str(source.spec_sheet).lower()}\n"
         'tail_ratio = 1.5\ntail_source = "unverified"\n'

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+from collections.abc import Mapping
 from importlib.resources import files
 from pathlib import Path
 from typing import Annotated
@@ -75,23 +76,53 @@ def new_profile(
     out: Annotated[
         Path | None, typer.Option("--out", metavar="FILE", help="Where to; default NAME.toml.")
     ] = None,
+    calibrate: Annotated[
+        list[str] | None,
+        typer.Option(
+            "--calibrate",
+            metavar="FILE_OR_MODEL=MS",
+            help="What models took there: the JSON of 'measure --target', or MODEL.onnx=MS.",
+        ),
+    ] = None,
     force: options.Force = False,
 ) -> int:
-    """Write a copy of a device profile to edit."""
+    """Write a copy of a device profile to edit, or with --calibrate one fitted to a device."""
+    from edgecompress.cli.calibration import with_calibration
     from edgecompress.profiles import load_profile, profile_path, shipped_profiles
 
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]*", name):
         raise UsageError(f"profile name {name!r}: expected letters, digits, '-', '_' and '.'")
     if name in shipped_profiles():
         raise UsageError(f"profile name {name!r}: ships with edgecompress; take another name")
-    load_profile(base)
+    origin = load_profile(base)
     text = profile_path(base).read_text("utf-8-sig")
+    if calibrate:
+        text = with_calibration(text, origin, calibrate)
     named = re.sub(r"(?m)^name\s*=.*$", f'name = "{name}"', text, count=1)
     file = out or Path(f"{name}.toml")
     _write({file: f"# A copy of {base}: edit it, then use --profile {file}\n{named}"}, force)
     if load_profile(str(file)).name != name:
         raise ProfileError(f'{file}: name: could not be set; write name = "{name}" at its top')
     emit(f"wrote {file}")
+    return EXIT_PASS
+
+
+@profiles.command("calibration-models")
+def calibration_models(
+    out: Annotated[Path, typer.Option("--out", metavar="DIR", help="Where the models go.")] = Path(
+        "calibration"
+    ),
+    force: options.Force = False,
+) -> int:
+    """Write the three small models to run on a new device for 'profiles new --calibrate'."""
+    from edgecompress.measuring.calibration_models import calibration_models as make
+
+    files = {out / name: content for name, content in make().items()}
+    _write(files, force)
+    emit("\n".join(f"wrote {path}" for path in files))
+    there = "--target ssh:USER@HOST --json > there.json"
+    emit(f"run them there: edgecompress measure {out}/*.onnx {there}")
+    emit("then: edgecompress profiles new NAME --from android-cpu --calibrate there.json")
     return EXIT_PASS
 
 
@@ -141,7 +172,7 @@ def _as_json(profile: object) -> dict[str, object]:
     return document
 
 
-def _write(contents: dict[Path, str], force: bool) -> None:
+def _write(contents: Mapping[Path, str | bytes], force: bool) -> None:
     """Write all files, or none when one of them is there already."""
     from edgecompress.store import write_atomic
 
@@ -155,4 +186,4 @@ def _write(contents: dict[Path, str], force: bool) -> None:
             raise UsageError(f"{path.parent}: is a file, expected a folder") from None
         if path.is_dir():
             raise UsageError(f"{path}: is a folder, expected a file to write")
-        write_atomic(path, text.encode())
+        write_atomic(path, text.encode() if isinstance(text, str) else text)

@@ -66,7 +66,9 @@ def _terms(features: Features, costs: Costs) -> list[tuple[float, float]]:
 def _doubts(features: Features, basis: PredictionBasis) -> tuple[float, ...]:
     """Return the standard deviations that no cost explains."""
     smaller = max(0.0, log(SMALLEST_MACS_M / max(features.macs_m, 1e-6)))
-    return log(basis.unexplained), log(basis.runtime_factor), SMALLER_SD * smaller
+    paces = [basis.pace, basis.int8_pace if features.int8 else 1.0]
+    factors = [basis.unexplained, basis.runtime_factor, *paces]
+    return *map(log, factors), SMALLER_SD * smaller
 
 
 def _words(basis: PredictionBasis, features: Features, typical: float, factor: float) -> str:

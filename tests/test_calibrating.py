@@ -1,0 +1,156 @@
+"""A new device's costs follow from a few models that were run on it."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+import numpy as np
+import pytest
+from hypothesis import given
+from hypothesis import strategies as st
+from test_predict import WORK, here, profile
+from tiny_models import save_mlp
+
+from edgecompress.cli.main import main
+from edgecompress.errors import UsageError
+from edgecompress.measuring.calibrating import calibrated
+from edgecompress.measuring.calibration_models import calibration_models
+from edgecompress.measuring.features import Features, read_features
+from edgecompress.measuring.predict import predict
+from edgecompress.profiles import PredictionBasis, load_profile
+from edgecompress.runtime import admit, make_inputs, run
+
+SEPARABLE = Features(100, 0, 10, 5, 0, 0, 0, 1, 0, 30, 1)
+DENSE = Features(5, 300, 30, 0, 0, 0, 0, 2, 0, 20, 1)
+ATTENTION = Features(0, 0, 0, 0, 0, 0, 150, 5, 1, 25, 1)
+TRIO = (SEPARABLE, DENSE, ATTENTION)
+
+
+def basis() -> PredictionBasis:
+    found = profile(pace=1.5).prediction
+    assert found is not None
+    return found
+
+
+def took(features: Features, slower: float) -> float:
+    """Return what a device takes that is so many times slower, in everything."""
+    found = predict(here(), profile(), features)
+    assert found is not None
+    return found.latency_ms.p50 * slower
+
+
+@given(slower=st.floats(0.2, 5.0))
+def test_a_slower_device_is_found_out(slower: float) -> None:
+    moved = calibrated(basis(), [(work, took(work, slower)) for work in TRIO], "three models")
+    there = profile().model_copy(update={"prediction": moved})
+    found = predict(here(), there, WORK)
+    assert found is not None
+    assert found.latency_ms.p50 == pytest.approx(took(WORK, slower), rel=0.1)
+
+
+def test_calibration_narrows_the_pace_and_says_so() -> None:
+    moved = calibrated(basis(), [(work, took(work, 2.0)) for work in TRIO], "three models")
+    assert 1.0 < moved.pace < 1.25
+    assert moved.int8_pace > 1.2  # no int8 model was run
+    assert moved.source == "calibrated by 3 models run there (three models), from: a table"
+    assert not moved.spec_sheet
+
+
+def test_an_int8_model_moves_the_int8_costs() -> None:
+    eight = Features(100, 100, 10, 5, 0, 0, 0, 1, 0, 30, 1, int8=True)
+    floats = [(work, took(work, 1.0)) for work in TRIO]
+    moved = calibrated(basis(), [*floats, (eight, took(eight, 3.0))], "four models")
+    assert moved.int8 is not None
+    assert moved.floats is not None
+    assert moved.int8.pointwise.value > 0.1
+    assert moved.floats.pointwise.value == pytest.approx(0.1, rel=0.2)
+
+
+def test_the_kind_of_work_that_is_slow_is_found() -> None:
+    times = [took(SEPARABLE, 1.0), took(DENSE, 1.0), took(ATTENTION, 2.0)]
+    moved = calibrated(basis(), list(zip(TRIO, times, strict=True)), "three models").floats
+    assert moved is not None
+    assert moved.matmul.value > 1.1 * moved.conv3x3.value
+
+
+def test_a_ratio_and_nothing_cannot_be_calibrated() -> None:
+    ratio = PredictionBasis(host_ratio=2.0, source="x")
+    with pytest.raises(UsageError, match="the profile has a host_ratio and no costs"):
+        calibrated(ratio, [(WORK, 1.0)], "one")
+    with pytest.raises(UsageError, match=r"no model with a time; give MODEL\.onnx=MS"):
+        calibrated(basis(), [], "none")
+
+
+def test_the_calibration_models_are_always_the_same_and_run(tmp_path: Path) -> None:
+    models = calibration_models()
+    assert models == calibration_models()
+    assert len(models) == 3
+    facts = {}
+    for name, content in models.items():
+        (tmp_path / name).write_bytes(content)
+        assert len(content) < 8_000_000
+        facts[name] = admit(tmp_path / name)
+    inputs = {name: make_inputs(found) for name, found in facts.items()}
+    for name, found in facts.items():
+        assert np.isfinite(run(found.model, inputs[name])).all()
+    work = read_features({n: f.model for n, f in facts.items()}, inputs)
+    main_work = [w.pointwise + w.depthwise for w in work.values() if isinstance(w, Features)]
+    assert len(main_work) == 3
+    device = load_profile("android-cpu")
+    for features in work.values():
+        found = predict(here(), device, features)
+        assert found is not None
+        assert 3 < found.latency_ms.p50 < 100
+
+
+def test_the_command_line_calibrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["profiles", "calibration-models"]) == 0
+    folder = Path("calibration")
+    names = sorted(path.name for path in folder.iterdir())
+    assert names == sorted(calibration_models())
+    base = ["profiles", "new", "mine", "--from", "raspberry-pi-4"]
+    pairs = [f"--calibrate={folder / name}=50" for name in names]
+    assert main([*base, *pairs]) == 0
+    made = load_profile("mine.toml")
+    assert made.name == "mine"
+    assert made.prediction is not None
+    assert "calibrated by 3 models run there (calibration-attention 50 ms" in made.prediction.source
+    cost = {"latency_ms": {"p50": 50.0}}
+    models = [{"path": str(folder / n), "device": None, "host": cost} for n in names]
+    Path("there.json").write_text(json.dumps({"schema_version": 1, "models": models}))
+    assert main([*base, "--calibrate", "there.json", "--out", "same.toml"]) == 0
+    assert load_profile("same.toml").prediction == made.prediction
+
+
+@pytest.mark.parametrize(
+    ("given", "wanted"),
+    [
+        ("model.onnx=fast", "model.onnx=fast: expected a time in ms greater than 0 after '='"),
+        ("model.onnx=-1", "expected a time in ms greater than 0 after '='"),
+        ("absent.json", "absent.json: No such file or directory; expected the JSON of"),
+        ("text.json", "text.json: not such a document; expected the JSON of 'edgecompress"),
+    ],
+)
+def test_wrong_calibrations_are_refused_in_one_line(
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+    given: str,
+    wanted: str,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("text.json").write_text("no json")
+    assert main(["profiles", "new", "mine", "--calibrate", given]) == 2
+    assert wanted in capsys.readouterr().err
+    assert not Path("mine.toml").exists()
+
+
+def test_the_host_is_not_calibrated(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    save_mlp(Path("m.onnx"))
+    assert main(["profiles", "new", "x", "--from", "cpu-1core", "--calibrate", "m.onnx=1"]) == 2
+    assert "cpu-1core predicts nothing; give --from a device" in capsys.readouterr().err
