@@ -23,6 +23,7 @@ from edgecompress.recipe import DistillSettings, QuantizeSettings, Recipe
 from edgecompress.students.image import ResidualNet
 from edgecompress.tasks.scores import R2
 from edgecompress.tasks.task import Split, Task
+from edgecompress.teachers.stored import save_soft_targets
 
 RECIPE = Recipe(task="digits", distill=DistillSettings(epochs=1, batch_size=32, precision="fp32"))
 
@@ -118,6 +119,17 @@ def test_what_would_mislead_trains_nothing(
     with pytest.raises(error, match=words) as caught:
         compress(RECIPE, load_profile("cpu-1core"), tmp_path / "out", RunOptions(), task(**changes))
     assert "\n" not in str(caught.value)
+    assert not list(tmp_path.rglob("*.safetensors"))
+
+
+def test_soft_targets_that_leave_a_split_out_train_nothing(tmp_path: Path) -> None:
+    path, whole = tmp_path / "soft.npz", task()
+    splits = [whole.train.inputs, whole.validation.inputs]
+    images = torch.from_numpy(np.concatenate([part["image"] for part in splits]))
+    save_soft_targets(path, splits, logits=Corners()(images).numpy())
+    stored = task(teacher=lambda: path)
+    with pytest.raises(TeacherError, match=r"soft\.npz: has no soft targets for 96 of 96 samples"):
+        compress(RECIPE, load_profile("cpu-1core"), tmp_path / "out", RunOptions(), stored)
     assert not list(tmp_path.rglob("*.safetensors"))
 
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from edgecompress.errors import TeacherError
-from edgecompress.teachers.adapters import as_teacher, fingerprint
+from edgecompress.teachers.adapters import as_teacher, check_knows, fingerprint
 from edgecompress.teachers.mixtures import Ensemble
 from edgecompress.teachers.stored import StoredTargets, save_soft_targets
 
@@ -59,6 +59,15 @@ def test_sample_that_was_changed_is_refused(tmp_path: Path) -> None:
         "as they were when it was written: store targets for train, validation and test, and leave "
         "the task's augment out"
     )
+
+
+def test_samples_without_targets_are_known_before_they_are_asked_for(tmp_path: Path) -> None:
+    path = tmp_path / "soft.npz"
+    save_soft_targets(path, [TRAIN], logits=LOGITS[:40])
+    for teacher in (as_teacher(path, NAMES), as_teacher(Ensemble([path]), NAMES)):
+        check_knows(teacher, TRAIN)
+        with pytest.raises(TeacherError, match="has no soft targets for 10 of 10 samples asked"):
+            check_knows(teacher, LATER)
 
 
 def test_class_names_are_put_in_the_task_order(tmp_path: Path) -> None:

@@ -39,6 +39,7 @@ from edgecompress.teachers.adapters import (
     CheckedTeacher,
     as_teacher,
     built,
+    check_knows,
     fingerprint,
     members,
     predict_logits,
@@ -82,8 +83,9 @@ def obtain_teacher(run: Run) -> TeacherInHand:
     """Return the task's teacher, trained first if the recipe has a `[teacher]` section."""
     if run.task.kind != "classification":
         raise TaskError(
-            f"task {run.task.name!r}: kind {run.task.kind!r} can be scored, but only classification "
-            "is trained yet; give the ONNX file of its model to `edgecompress quantize`"
+            f"task {run.task.name!r}: kind {run.task.kind!r} can be scored, but only "
+            "classification is trained yet; give the ONNX file of its model to `edgecompress "
+            "quantize`"
         )
     torch.manual_seed(mixed_seed(run.recipe.seed, 1))
     source = built(run.task.teacher())
@@ -96,6 +98,8 @@ def obtain_teacher(run: Run) -> TeacherInHand:
     teacher = as_teacher(
         source if network is None else network.module, run.task.class_names, run.options.trust_code
     )
+    for split in (run.task.train, run.task.validation, run.task.test):
+        check_knows(teacher, split.inputs)
     outputs = predict_logits(teacher, run.task.validation.inputs)
     check_teacher_outputs(run.task, outputs)
     for member in members(teacher):

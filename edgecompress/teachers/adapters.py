@@ -166,6 +166,23 @@ def fingerprint(teacher: Teacher) -> str:
             return ""
 
 
+def check_knows(teacher: Teacher, inputs: Mapping[str, NDArray[Any]]) -> None:
+    """Refuse samples that stored soft targets do not cover, without asking for any answer.
+
+    Raises TeacherError. A teacher that computes its answers has one for every sample.
+    """
+    match teacher:
+        case CheckedTeacher():
+            check_knows(teacher.inner, inputs)
+        case StoredTeacher():
+            teacher.places(inputs)
+        case EnsembleTeacher() | SubsetTeacher():
+            for member in teacher.members:
+                check_knows(member, inputs)
+        case _:
+            pass
+
+
 def _from_object(source: object, class_names: tuple[str, ...]) -> Teacher:
     if isinstance(source, nn.Module):
         return ModuleTeacher(source, _named_columns(source, class_names))

@@ -61,7 +61,11 @@ class StoredTeacher:
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
         """Return the stored logits; raise TeacherError for a sample that has none."""
-        keys = list(row_digests({name: t.cpu().numpy() for name, t in inputs.items()}))
+        return self.stored[self.places({name: t.cpu().numpy() for name, t in inputs.items()})]
+
+    def places(self, inputs: Arrays) -> list[int]:
+        """Return the row of each sample; raise TeacherError for one that has none."""
+        keys = list(row_digests(inputs))
         unknown = [place for place, key in enumerate(keys) if key not in self.rows]
         if unknown:
             raise TeacherError(
@@ -69,7 +73,7 @@ class StoredTeacher:
                 "samples asked for; it knows samples only as they were when it was written: store "
                 "targets for train, validation and test, and leave the task's augment out"
             )
-        return self.stored[[self.rows[key] for key in keys]]
+        return [self.rows[key] for key in keys]
 
     @property
     def fingerprint(self) -> str:
