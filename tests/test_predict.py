@@ -73,6 +73,7 @@ def test_the_basis_is_in_words() -> None:
     assert "331 M MACs (float)" in words
     assert "costs fitted on 30 published ncnn times of this core" in words
     assert "within a factor" in words
+    assert "; nearest published models: " in words
     assert words.endswith("a table; tail 1.5: unverified")
     assert "spec sheet, no published time" in predicted(device=profile(spec_sheet=True)).basis
 
@@ -162,3 +163,12 @@ def test_a_basis_rests_on_one_thing(given: dict[str, object], wanted: str) -> No
         parse(PredictionBasis, {"source": "x", **given}, "mine.toml", ProfileError)
     assert str(caught.value).startswith("mine.toml: ")
     assert wanted in str(caught.value)
+
+
+def test_the_nearest_published_models_are_named() -> None:
+    like_mobilenet = Features(540, 0, 11, 17, 0, 1, 0, 0.2, 0, 30, 4.2)
+    like_vgg = Features(0, 15000, 80, 0, 0, 120, 0, 30, 0, 22, 138)
+    like_transformer = Features(0, 0, 300, 0, 0, 1, 50000, 1000, 500, 230, 86)
+    assert "nearest published models: mobilenet" in predicted(like_mobilenet).basis
+    assert "nearest published models: vgg16" in predicted(like_vgg).basis
+    assert "nearest published models: vision_transformer" in predicted(like_transformer).basis

@@ -10,6 +10,7 @@ TABLES is a folder with `device_latency.csv` and `model_features.csv`.
 
 from __future__ import annotations
 
+import json
 import sys
 from math import hypot, log
 from pathlib import Path
@@ -30,9 +31,11 @@ from figures import (
 from mixed import Mixed
 from newcomers import newcomers
 from shipping import SOURCES, prediction_table, with_prediction
-from table import SERVERS, Floats, read_features, read_rows
+from table import COLUMNS, SERVERS, Floats, read_features, read_rows
 
-PROFILES = Path(__file__).parents[2] / "profiles"
+ROOT = Path(__file__).parents[2]
+PROFILES = ROOT / "profiles"
+PUBLISHED = ROOT / "edgecompress" / "measuring" / "published_models.json"
 MAC_COLUMNS = 7
 
 
@@ -92,26 +95,42 @@ def runtimes(folder: Path) -> None:
 
 def profiles(folder: Path, write: bool) -> int:
     """Write the profiles' [prediction], or return 1 when one is not what would be written."""
-    mixed, _ = load(folder, 1)
+    mixed, features = load(folder, 1)
     found = held_out(mixed)
     found = found.only(np.array([not row.server for row in found.rows]))
     device = np.array([f"{row.device} {row.core}" for row in found.rows])
     own = {d: device_scatter(found, device == d, ALONE) for d in set(device)}
     coverage = coverage_sd(found.error, np.hypot(found.sd, np.array([own[d] for d in device])))
     fitted = mixed.fit(np.ones(len(mixed.rows), bool))
-    stale = 0
+    stale = keep(PUBLISHED, published_models(features), write)
     for name, source in SOURCES.items():
         path = PROFILES / f"{name}.toml"
         scatters = [own[d] for d, row in zip(device, found.rows, strict=True) if source.holds(row)]
         unexplained = hypot(*scatters) / len(scatters) ** 0.5
         table = prediction_table(source, mixed, fitted, unexplained, coverage)
         text = with_prediction(path.read_text(), table)
-        if write:
-            path.write_text(text)
-        elif text != path.read_text():
-            print(f"{path}: is not what this script gives")
-            stale = 1
+        stale |= keep(path, text, write)
     return stale
+
+
+def keep(path: Path, text: str, write: bool) -> int:
+    """Write the text, or return 1 when the file does not hold it."""
+    if write:
+        path.write_text(text)
+    elif not path.exists() or text != path.read_text():
+        print(f"{path}: is not what this script gives")
+        return 1
+    return 0
+
+
+def published_models(features: dict[str, Floats]) -> str:
+    """Return the published models' work, one line each."""
+    lines = [
+        f'  "{name}": {json.dumps(dict(zip(COLUMNS.values(), map(float, work), strict=True)))}'
+        for name, work in sorted(features.items())
+        if not name.endswith("_int8")
+    ]
+    return "{\n" + ",\n".join(lines) + "\n}\n"
 
 
 def main(tables: str, task: str, threads: str = "1") -> int:

@@ -8,7 +8,6 @@ one more for int8, and every cost by itself as far as two devices of a class dif
 from __future__ import annotations
 
 from collections.abc import Sequence
-from dataclasses import astuple
 from math import exp, log
 
 import numpy as np
@@ -16,6 +15,7 @@ from numpy.typing import NDArray
 
 from edgecompress.errors import UsageError
 from edgecompress.measuring.features import Features
+from edgecompress.measuring.nearest import work_by_kind
 from edgecompress.profiles import Costs, PredictionBasis
 
 Floats = NDArray[np.float64]
@@ -61,13 +61,6 @@ def calibrated(
     )
 
 
-def work_of(features: Features) -> Floats:
-    """Return a model's work in the order of KINDS."""
-    work = np.array(astuple(features)[: len(KINDS)], np.float64)
-    work[KINDS.index("layer")] = max(features.layers, 1.0)
-    return work
-
-
 def _posterior(
     values: Floats, prior: Floats, timings: Sequence[tuple[Features, float]], noise: float
 ) -> tuple[Floats, Floats]:
@@ -77,7 +70,7 @@ def _posterior(
     work = np.zeros((len(timings), len(values)))
     for row, (features, _) in enumerate(timings):
         start = len(KINDS) if features.int8 else 0
-        work[row, start : start + len(KINDS)] = work_of(features)
+        work[row, start : start + len(KINDS)] = list(work_by_kind(features).values())
     mean = np.zeros(len(prior))
     for _ in range(ROUNDS):
         times = work * np.exp(values + spread @ mean)

@@ -13,6 +13,7 @@ from __future__ import annotations
 from math import exp, hypot, log
 
 from edgecompress.measuring.features import Features
+from edgecompress.measuring.nearest import nearest, work_by_kind
 from edgecompress.profiles import Costs, PredictionBasis, Profile
 from edgecompress.records import Measurement, Prediction, Quantiles
 
@@ -46,19 +47,7 @@ def predict(
 
 def _terms(features: Features, costs: Costs) -> list[tuple[float, float]]:
     """Return for each kind of work its time in ms and the standard deviation of its logarithm."""
-    work = {
-        "pointwise": features.pointwise,
-        "conv3x3": features.conv3x3,
-        "conv_other": features.conv_other,
-        "depthwise": features.depthwise,
-        "grouped": features.grouped,
-        "fully_connected": features.fully_connected,
-        "matmul": features.matmul,
-        "elementwise": features.elementwise_mb,
-        "exponential": features.exponential_mb,
-        "layer": max(features.layers, 1.0),
-        "parameter": features.parameters_m,
-    }
+    work = work_by_kind(features)
     known = {kind: getattr(costs, kind) for kind in work}  # millions of ns are ms
     return [(amount * known[kind].value, log(known[kind].within)) for kind, amount in work.items()]
 
@@ -72,7 +61,10 @@ def _doubts(features: Features, basis: PredictionBasis) -> tuple[float, ...]:
 
 
 def _words(basis: PredictionBasis, features: Features, typical: float, factor: float) -> str:
-    number = "int8" if features.int8 else "float"
+    number, costs = ("int8", basis.int8) if features.int8 else ("float", basis.floats)
+    assert costs is not None  # the profile's check
+    work = work_by_kind(features)
+    alike = nearest(work, {kind: getattr(costs, kind).value for kind in work})
     rests = (
         "spec sheet, no published time of its own"
         if basis.spec_sheet
@@ -80,7 +72,8 @@ def _words(basis: PredictionBasis, features: Features, typical: float, factor: f
     )
     return (
         f"{typical:.3g} ms typical for {features.macs_m:.3g} M MACs ({number}) by costs fitted on "
-        f"{rests}, within a factor {factor:.3g} either way; {basis.source}; "
+        f"{rests}, within a factor {factor:.3g} either way; nearest published models: "
+        f"{', '.join(alike)}; {basis.source.strip()}; "
         f"tail {basis.tail_ratio:g}: {basis.tail_source}"
     )
 
