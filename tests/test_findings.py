@@ -75,6 +75,12 @@ def test_an_operator_without_int8_kernel_is_named() -> None:
     (finding,) = findings(between_pairs(operator="Softplus"))
     assert finding.cause == "no-int8-kernel"
     assert "Softplus" in finding.why
+    last = profile(
+        node("DequantizeLinear", "a s z", "x"),
+        node("Softplus", "x", "y", 9.0),
+        tensors={**floats("x", "y"), "a": Tensor("uint8", MAP)},
+    )
+    assert causes(last) == []  # a float end is no island
 
 
 def test_int8_weights_alone_are_named_when_float_ones_are_faster() -> None:

@@ -103,17 +103,36 @@ class Pairs:
         return "its output is not quantized"
 
     def _without_kernel(self) -> list[Node]:
-        """Return float operators without an int8 kernel that compute on what was dequantized."""
-        reached: set[str] = set()
-        found = []
+        """Return float operators without an int8 kernel on a way from int8 to int8.
+
+        What comes before the first pair and after the last one may be float for good.
+        """
+        reached, leads = self._reached(), self._leads_to_int8()
+        return [
+            node
+            for node in self.profile.nodes
+            if node.operator not in INT8_OPERATORS | {_TO_FLOAT, _TO_INT8}
+            and not node.operator.startswith("QLinear")
+            and reached & set(node.inputs)
+            and leads & set(node.outputs)
+        ]
+
+    def _reached(self) -> set[str]:
+        """Return the float values computed from an activation that was dequantized."""
+        found: set[str] = set()
         for node in self.profile.nodes:
-            if node.operator == _TO_FLOAT:
-                if not self._is_constant(node.inputs[0]):
-                    reached |= set(node.outputs)
-            elif node.operator != _TO_INT8 and reached & set(node.inputs):
-                reached |= set(node.outputs)
-                if node.operator not in INT8_OPERATORS and not node.operator.startswith("QLinear"):
-                    found.append(node)
+            starts = node.operator == _TO_FLOAT and not any(map(self._is_constant, node.inputs[:1]))
+            if starts or (node.operator != _TO_INT8 and found & set(node.inputs)):
+                found |= set(node.outputs)
+        return found
+
+    def _leads_to_int8(self) -> set[str]:
+        """Return the float values from which a value is computed that is then quantized."""
+        found: set[str] = set()
+        for node in reversed(self.profile.nodes):
+            ends = node.operator == _TO_INT8
+            if ends or (node.operator != _TO_FLOAT and found & set(node.outputs)):
+                found |= set(node.inputs)
         return found
 
     def _touches(self, node: Node) -> bool:
