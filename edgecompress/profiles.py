@@ -156,6 +156,10 @@ class PredictionBasis(Settings):
     rows: Annotated[int, Field(ge=0)] = Field(
         default=0, description="How many published times of this core the costs rest on."
     )
+    threads: Annotated[int, Field(ge=1, le=1024)] = Field(
+        default=1,
+        description="With how many threads the costs were fitted; they hold for no other.",
+    )
     runtime: str = Field(default="ncnn", description="The runtime of the published times.")
     runtime_factor: Annotated[float, Field(ge=1.0)] = Field(
         default=1.25,

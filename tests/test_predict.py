@@ -90,6 +90,7 @@ def test_a_ratio_to_this_host_still_works() -> None:
 def test_nothing_is_predicted_without_a_basis() -> None:
     assert predict(here(), load_profile("cpu-1core"), WORK) is None
     assert predict(here(), profile(), "its operators could not be counted") is None
+    assert predict(here(), profile(threads=4), WORK) is None  # the profile runs one
 
 
 @given(

@@ -27,14 +27,14 @@ def predict(
     """Return the latency on the profile's device; None when it is this host or has no basis.
 
     A profile with `host_ratio` needs the `measurement` on this host, one with costs the model's
-    `features` (text says why there are none).
+    `features` (text says why there are none) and as many threads as the costs were fitted with.
     """
     basis = profile.prediction
     if profile.device.host or basis is None:
         return None
     if basis.host_ratio is not None:
         return _by_ratio(measurement, basis, basis.host_ratio)
-    if not isinstance(features, Features):
+    if not isinstance(features, Features) or basis.threads != profile.runtime.threads:
         return None
     costs = basis.int8 if features.int8 else basis.floats
     assert costs is not None  # the profile's check
