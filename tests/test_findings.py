@@ -68,7 +68,7 @@ def test_signed_pairs_are_a_cause_of_their_own() -> None:
     (finding,) = findings(between_pairs("int8", "int8"), [place])
     assert finding.cause == "signed-activations"
     assert finding.saving == pytest.approx((2.1 + 2.5) / 7.1)
-    assert "1 layers stay float" in finding.why
+    assert "float for it, between conversions: 1" in finding.why
 
 
 def test_an_operator_without_int8_kernel_is_named() -> None:

@@ -230,7 +230,7 @@ def _signed_activations(evidence: Evidence) -> Iterator[Finding]:
             [*nodes, *around],
             saved,
             f"signed activations: {_operators(nodes)}{slower}, timed alone on this machine"
-            + (f"; {len(unfused)} layers stay float for it, between conversions" * bool(unfused)),
+            + (f"; float for it, between conversions: {len(unfused)}" * bool(unfused)),
             "quantize again with unsigned activations and signed weights "
             "(activation_type=QUInt8, weight_type=QInt8)",
         )
