@@ -10,8 +10,8 @@ the model in other sets than the one that is drawn (a hundred and more).
 
 `judge` and `decided` need the limit; what they read from the processes does not. So that 4,000
 repeats of each cell take a minute, bounds and margins are taken once for each draw and asked for
-every limit; every hundredth draw goes through `decided` and `judge` themselves, and has to get
-the same answer.
+every limit; every hundredth draw goes through `decided` and `judge` themselves, at one of the
+limits, and has to get the same answer.
 """
 
 from __future__ import annotations
@@ -46,7 +46,7 @@ OVER = (
     0.92,
     0.90,
 )  # the truth as a multiple of the limit
-CHECKED = True
+CHECKED = 100  # every so many draws one answer is compared with that of `judge` itself
 ASKED = ("p50", "p95")
 ALL = tuple(CONDITIONS)
 # What is counted, the truth as a multiple of the limit, under which conditions, and what is asked.
@@ -115,7 +115,7 @@ def _cells(
         looks = looked(readings[chosen], rows)
         for over, found in counts.items():
             status = answer(looks, true[chosen] / over)
-            if repeat % 100 == 0 and CHECKED:
+            if repeat % CHECKED == 0 and over == OVER[repeat // CHECKED % len(OVER)]:
                 again = whole(sets[chosen], rows, name, true[chosen] / over)
                 assert status == again, (sets[chosen], name, over, status, again)
             found[status] += 1
