@@ -22,8 +22,8 @@ from edgecompress.records import LatencySamples, Measurement
 from edgecompress.statistics import burst_share, drift, quantile, split_error, walsh_bounds
 
 ERROR = 0.05  # of a one-sided bound, over all looks together
-# Quiet sets of twenty processes, minutes apart, lie 2.2 % (root mean square) from their common
-# median where this was recorded (benchmarks/verdict/); 1.64 of that, less the bounds' own width.
+# Quiet sets of twenty processes, minutes apart, lie 2.1 % (root mean square) from the median of the
+# others where this was recorded (benchmarks/verdict/): 1.64 of that, less the bounds' own width.
 GUARD = 0.03
 FULL = 20  # the number of processes that GUARD is for
 BURSTS = 0.01  # the share of time in bursts from which on they are refused
