@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import json
 import sys
-from math import hypot, log
+from math import log
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +21,11 @@ from figures import (
     BESIDE_HOST,
     beside_host,
     by_constant,
-    coverage_sd,
-    device_scatter,
+    devices,
     errors_line,
     held_out,
     interval_lines,
+    intervals,
     with_intervals,
 )
 from mixed import Mixed
@@ -66,7 +66,7 @@ def figures(folder: Path, threads: int = 1) -> None:
     for name in SERVERS:
         print(errors_line(f"  by {name} alone", beside_host(found, (name,)).error))
     for label, which, open_ in (("alone", alone, ALONE), ("beside host", beside, BESIDE_HOST)):
-        half, _ = with_intervals(which, open_)
+        half = with_intervals(which, open_)
         print(f"{label}:", *interval_lines(which, half), sep="\n  ")
 
 
@@ -98,15 +98,13 @@ def profiles(folder: Path, write: bool) -> int:
     mixed, features = load(folder, 1)
     found = held_out(mixed)
     found = found.only(np.array([not row.server for row in found.rows]))
-    device = np.array([f"{row.device} {row.core}" for row in found.rows])
-    own = {d: device_scatter(found, device == d, ALONE) for d in set(device)}
-    coverage = coverage_sd(found.error, np.hypot(found.sd, np.array([own[d] for d in device])))
+    device, widths = devices(found.rows), intervals(found, ALONE)
     fitted = mixed.fit(np.ones(len(mixed.rows), bool))
     stale = keep(PUBLISHED, published_models(features), write)
     for name, source in SOURCES.items():
         path = PROFILES / f"{name}.toml"
-        scatters = [own[d] for d, row in zip(device, found.rows, strict=True) if source.holds(row)]
-        unexplained = hypot(*scatters) / len(scatters) ** 0.5
+        mine = {d for d, row in zip(device, found.rows, strict=True) if source.holds(row)}
+        unexplained, coverage = np.sqrt(np.mean([np.square(widths[d]) for d in sorted(mine)], 0))
         table = prediction_table(source, mixed, fitted, unexplained, coverage)
         text = with_prediction(path.read_text(), table)
         stale |= keep(path, text, write)
