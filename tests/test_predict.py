@@ -71,7 +71,7 @@ def test_the_tail_lies_beyond_the_upper_end() -> None:
 def test_the_basis_is_in_words() -> None:
     words = predicted().basis
     assert "331 M MACs (float)" in words
-    assert "costs fitted on 30 published ncnn times of this core" in words
+    assert "costs fitted on 30 published ncnn times of this device" in words
     assert "within a factor" in words
     assert "; nearest published models: " in words
     assert words.endswith("a table; tail 1.5: unverified")

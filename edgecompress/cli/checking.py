@@ -71,16 +71,19 @@ def check_models(
     baseline's model taking turns with them.
     """
     opened, samples = terms.opened(models), terms.samples
-    for model in opened if samples is not None else ():
-        check_samples(model.facts, samples)
+    if samples is not None:
+        for model in opened:
+            check_samples(model.facts, samples)
     measured = {
         threads: _measure(models, [p for p in profiles if p.runtime.threads == threads], terms, say)
         for threads in sorted({profile.runtime.threads for profile in profiles})
     }
     # After measuring: a model that never returns has ended its measuring child by now, not us.
     scored = {m.label: score(m.facts, samples) if samples else None for m in opened}
+    predicts = terms.target == HOST and any(profile.prediction for profile in profiles)
+    counted = models if predicts else ()
     work = read_features(
-        {m.label: m.facts.model for m in models}, {m.label: m.inputs for m in models}
+        {m.label: m.facts.model for m in counted}, {m.label: m.inputs for m in counted}
     )
     return [
         _report(model, profile, terms, measured[profile.runtime.threads], (scored, work))
@@ -156,7 +159,7 @@ def _report(
     evidence = Evidence(
         model=model.facts.model,
         measurement=found if terms.target == HOST else None,
-        prediction=predict(found, profile, work[model.label]) if terms.target == HOST else None,
+        prediction=predict(found, profile, work[model.label]) if model.label in work else None,
         teacher=terms.samples.teacher if terms.samples else None,
         candidate=own,
         device=found if terms.target != HOST else None,

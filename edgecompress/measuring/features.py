@@ -54,6 +54,8 @@ def read_features(
 
     The files are read in one child with limits on memory and time, for they may be foreign.
     """
+    if not models:
+        return {}
     requests = [
         {
             "path": str(model.path),

@@ -68,7 +68,7 @@ def _words(basis: PredictionBasis, features: Features, typical: float, factor: f
     rests = (
         "spec sheet, no published time of its own"
         if basis.spec_sheet
-        else (f"{basis.rows} published {basis.runtime} times of this core")
+        else (f"{basis.rows} published {basis.runtime} times of this device or core class")
     )
     return (
         f"{typical:.3g} ms typical for {features.macs_m:.3g} M MACs ({number}) by costs fitted on "
