@@ -167,6 +167,11 @@ def test_explain_is_for_this_machine(folder, capsys) -> None:
     assert "--explain looks into this machine's kernels" in capsys.readouterr().err
 
 
+def test_explain_and_sustained_are_runs_of_their_own(folder, capsys) -> None:
+    assert main(["measure", "model.onnx", "--explain", "--sustained", "30s"]) == 2
+    assert "--explain and --sustained: both given" in capsys.readouterr().err
+
+
 def test_an_explanation_reads_as_text() -> None:
     unfused = between_pairs("uint8", "int8")
     text = explanation_text("net", Explanation(unfused, findings(unfused)))
