@@ -61,7 +61,7 @@ def measure(  # noqa: PLR0913 - each is an option of the command line
     if explain and target != "host":
         raise UsageError(f"--explain looks into this machine's kernels, not into those of {target}")
     if explain and sustained is not None:
-        raise UsageError("--explain and --sustained: both given; each is a run of its own, give one")
+        raise UsageError("--explain and --sustained: both given, each a run of its own; give one")
     opened = open_models(models, shape or (), inputs, batch)
     if sustained is not None:
         return _run_on(opened, sustained, (threads, batch or 1), where, as_json)
