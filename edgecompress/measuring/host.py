@@ -114,7 +114,7 @@ def usable_cores() -> tuple[int, ...]:
 
 def free_memory() -> int:
     """Return the bytes that a new process may fill before the system has to end one."""
-    free = [psutil.virtual_memory().available]
+    free = [int(psutil.virtual_memory().available)]
     for folder in _groups("memory"):
         limit = _read(folder / "memory.max") or _read(folder / "memory.limit_in_bytes")
         used = _read(folder / "memory.current") or _read(folder / "memory.usage_in_bytes")
