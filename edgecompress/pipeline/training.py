@@ -39,10 +39,10 @@ from edgecompress.teachers.adapters import (
     CheckedTeacher,
     as_teacher,
     built,
-    check_knows,
     fingerprint,
     members,
     predict_logits,
+    stored_parts,
 )
 from edgecompress.teachers.weights import load_weights_
 
@@ -98,8 +98,9 @@ def obtain_teacher(run: Run) -> TeacherInHand:
     teacher = as_teacher(
         source if network is None else network.module, run.task.class_names, run.options.trust_code
     )
-    for split in (run.task.train, run.task.validation, run.task.test):
-        check_knows(teacher, split.inputs)
+    for stored in stored_parts(teacher):  # before anything trains; no answer is asked for
+        for split in (run.task.train, run.task.validation, run.task.test):
+            stored.places(split.inputs)
     outputs = predict_logits(teacher, run.task.validation.inputs)
     check_teacher_outputs(run.task, outputs)
     for member in members(teacher):

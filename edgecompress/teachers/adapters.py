@@ -166,19 +166,16 @@ def fingerprint(teacher: Teacher) -> str:
             return ""
 
 
-def check_knows(teacher: Teacher, inputs: Mapping[str, NDArray[Any]]) -> None:
-    """Refuse samples that stored soft targets do not cover, without asking for any answer.
-
-    Raises TeacherError. A teacher that computes its answers has one for every sample.
-    """
+def stored_parts(teacher: Teacher) -> Iterator[StoredTeacher]:
+    """Yield what a teacher has in store instead of computing it: it knows those samples only."""
     match teacher:
-        case CheckedTeacher():
-            check_knows(teacher.inner, inputs)
         case StoredTeacher():
-            teacher.places(inputs)
+            yield teacher
+        case CheckedTeacher():
+            yield from stored_parts(teacher.inner)
         case EnsembleTeacher() | SubsetTeacher():
             for member in teacher.members:
-                check_knows(member, inputs)
+                yield from stored_parts(member)
         case _:
             pass
 
