@@ -112,9 +112,11 @@ def inspect(path: Path, memory_bytes: int) -> dict[str, Any]:
     """Return the facts of the model at `path`, or raise what is wrong with it."""
     model = onnx.load(str(path), load_external_data=False)
     tensors = [m for m in messages(model) if isinstance(m, onnx.TensorProto)]
+    beside = set()
     for tensor in tensors:
         if tensor.external_data or tensor.data_location == onnx.TensorProto.EXTERNAL:
             check_external(tensor, path.parent)
+            beside |= {path.parent / e.value for e in tensor.external_data if e.key == "location"}
     graph = model.graph
     if not graph.output:
         raise RefusedError("it has no outputs")
@@ -124,6 +126,7 @@ def inspect(path: Path, memory_bytes: int) -> dict[str, Any]:
         "outputs": [describe(v, memory_bytes) for v in graph.output],
         "opset": next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0),
         "parameters": sum(prod(t.dims) for t in graph.initializer),
+        "external_bytes": sum(file.stat().st_size for file in beside),
         "operators": Counter(m.op_type for m in messages(model) if isinstance(m, onnx.NodeProto)),
     }
     for declared in (m for m in messages(model) if isinstance(m, onnx.ValueInfoProto)):

@@ -226,7 +226,7 @@ def profile_path(name_or_path: str) -> Path:
     Raises ProfileError for a name that is neither.
     """
     path = Path(name_or_path)
-    if path.suffix == ".toml" or len(path.parts) > 1 or path.exists():
+    if path.suffix == ".toml" or len(path.parts) > 1 or path.is_file():
         return path
     names = shipped_profiles()
     if name_or_path in names:

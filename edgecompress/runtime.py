@@ -12,7 +12,7 @@ import sys
 import zipfile
 import zlib
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -227,7 +227,8 @@ def admit(path: Path) -> ModelFacts:
         raise ModelError(f"{path}: refused as an ONNX model: {_one_line(answer['error'])}")
     facts = answer["facts"]
     return ModelFacts(
-        model=model,
+        # What ships is the file with the weights beside it.
+        model=replace(model, size_bytes=model.size_bytes + facts["external_bytes"]),
         inputs=tuple(map(_tensor_facts, facts["inputs"])),
         outputs=tuple(map(_tensor_facts, facts["outputs"])),
         opset=facts["opset"],

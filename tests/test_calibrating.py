@@ -18,7 +18,7 @@ from edgecompress.measuring.calibrating import calibrated
 from edgecompress.measuring.calibration_models import calibration_models
 from edgecompress.measuring.features import Features, read_features
 from edgecompress.measuring.predict import predict
-from edgecompress.profiles import PredictionBasis, load_profile
+from edgecompress.profiles import PredictionBasis, load_profile, profile_path
 from edgecompress.runtime import admit, make_inputs, run
 
 SEPARABLE = Features(100, 0, 10, 5, 0, 0, 0, 1, 0, 30, 1)
@@ -117,7 +117,7 @@ def test_the_command_line_calibrates(tmp_path: Path, monkeypatch: pytest.MonkeyP
     assert made.name == "mine"
     assert made.prediction is not None
     assert "calibrated by 3 models run there (calibration-attention 50 ms" in made.prediction.source
-    cost = {"latency_ms": {"p50": 50.0}}
+    cost = {"latency_ms": {"p50": 50.0}, "threads": 1, "batch": 1}
     models = [{"path": str(folder / n), "device": None, "host": cost} for n in names]
     Path("there.json").write_text(json.dumps({"schema_version": 1, "models": models}))
     assert main([*base, "--calibrate", "there.json", "--out", "same.toml"]) == 0
@@ -131,6 +131,8 @@ def test_the_command_line_calibrates(tmp_path: Path, monkeypatch: pytest.MonkeyP
         ("model.onnx=-1", "expected a time in ms greater than 0 after '='"),
         ("absent.json", "absent.json: No such file or directory; expected the JSON of"),
         ("text.json", "text.json: not such a document; expected the JSON of 'edgecompress"),
+        ("four.json", "four.json: measured with 4 threads and batch 1, expected --threads 1"),
+        ("zero.json", "zero.json: not such a document"),
     ],
 )
 def test_wrong_calibrations_are_refused_in_one_line(
@@ -142,6 +144,10 @@ def test_wrong_calibrations_are_refused_in_one_line(
 ) -> None:
     monkeypatch.chdir(tmp_path)
     Path("text.json").write_text("no json")
+    for name, threads, p50 in (("four", 4, 50.0), ("zero", 1, 0.0)):
+        cost = {"latency_ms": {"p50": p50}, "threads": threads, "batch": 1}
+        models = [{"path": "m.onnx", "device": None, "host": cost}]
+        Path(f"{name}.json").write_text(json.dumps({"models": models}))
     assert main(["profiles", "new", "mine", "--calibrate", given]) == 2
     assert wanted in capsys.readouterr().err
     assert not Path("mine.toml").exists()
@@ -154,3 +160,19 @@ def test_the_host_is_not_calibrated(
     save_mlp(Path("m.onnx"))
     assert main(["profiles", "new", "x", "--from", "cpu-1core", "--calibrate", "m.onnx=1"]) == 2
     assert "cpu-1core predicts nothing; give --from a device" in capsys.readouterr().err
+
+
+def test_what_stands_behind_the_prediction_stays(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    assert main(["profiles", "calibration-models"]) == 0
+    text = profile_path("raspberry-pi-4").read_text()
+    runtime = text[text.index("[runtime]") : text.index("[budget]")]
+    Path("moved.toml").write_text(text.replace(runtime, "") + "\n# of the board\n" + runtime)
+    models = [f"--calibrate={path}=50" for path in sorted(Path("calibration").iterdir())]
+    assert main(["profiles", "new", "mine", "--from", "moved.toml", *models]) == 0
+    made = Path("mine.toml").read_text()
+    assert made.count("[prediction]") == 1
+    assert "# of the board" in made
+    assert load_profile("mine.toml").runtime == load_profile("raspberry-pi-4").runtime

@@ -17,9 +17,13 @@ from sample_report import failing, passing, undecided
 from tiny_models import save, value
 
 from edgecompress.cli.annotations import step_summary, workflow_commands
+from edgecompress.cli.checking import Terms
 from edgecompress.cli.main import main
 from edgecompress.errors import ChildFailedError
 from edgecompress.measuring import latency, lock
+from edgecompress.measuring.targets.target import parse_target
+from edgecompress.profiles import load_profile
+from edgecompress.recipe import MeasureSettings
 from edgecompress.records import OnnxModel
 from edgecompress.report.document import report_schema
 from edgecompress.report.fleet import Fleet, Refusal, deciding, fleet_json, headline, render_fleet
@@ -200,6 +204,21 @@ def test_junit_is_written_whatever_the_verdict(
     root = ElementTree.parse("reports/j.xml").getroot()
     assert (root.tag, root.attrib["failures"]) == ("testsuites", failures)
     assert [p.name for p in Path("reports").iterdir()] == ["j.xml"], "nothing else is left there"
+
+
+def test_an_earlier_junit_file_is_no_answer(folder: Path, quick: str) -> None:
+    Path("j.xml").write_text("<testsuites/>")
+    command = ["check", "model.onnx", "--profile", quick, "--junit", "j.xml"]
+    assert main([*command, "--data", "absent.npz"]) == 2
+    assert not Path("j.xml").exists()
+
+
+def test_one_measurement_serves_one_cluster_of_a_device() -> None:
+    phone = parse_target("adb")
+    fast, slow = load_profile("android-cpu"), load_profile("android-low")
+    assert Terms(MeasureSettings()).place(fast) == Terms(MeasureSettings()).place(slow)
+    there = Terms(MeasureSettings(), target=phone)
+    assert there.place(fast) != there.place(slow)
 
 
 def test_junit_into_a_folder(folder: Path, quick: str, capsys: pytest.CaptureFixture[str]) -> None:

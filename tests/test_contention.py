@@ -176,3 +176,34 @@ def test_readings_of_some_processes_are_those_of_their_measurement() -> None:
     assert timing_bounds(taken, (5, 10, 20)) == timing_bounds(
         read_processes(few, read), (5, 10, 20)
     )
+
+
+def test_few_calls_do_not_pass_a_quantile_that_they_cannot_show() -> None:
+    profile = Profile(
+        name="here",
+        device=Device(description="this machine", host=True),
+        budget=Budget.model_validate({"latency_ms.p99": LIMIT}),
+    )
+    (check,) = judge(profile, Evidence(MODEL, measured(steady(8.0)))).checks
+    assert check.status == "inconclusive"
+    assert "50 calls a process tell little of their slowest 1%" in check.reason
+    (far,) = judge(profile, Evidence(MODEL, measured(steady(5.0)))).checks
+    assert far.status == "pass"
+    (slow,) = judge(profile, Evidence(MODEL, measured(steady(12.0)))).checks
+    assert slow.status == "fail"
+
+
+def test_a_model_that_takes_seconds_is_sampled_for_a_minute_at_most(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a faked clock: a call takes five seconds."""
+    now = [0]
+
+    def call() -> None:
+        now[0] += 5 * 10**9
+
+    monkeypatch.setattr(child, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(child, "waiting_clock", lambda: None)
+    assert child.warm_up(call, 10**8) == 3
+    wall, _ = child.sample(call, {"seconds": 0.5, "min_calls": 30, "max_calls": 4000})
+    assert len(wall) == 13

@@ -87,7 +87,7 @@ def _qdq_conv() -> onnx.ModelProto:
     return _model(nodes, scales + zeros + weights, {"x": ["n", 8, 10, 10]})
 
 
-def _dynamic_int8() -> onnx.ModelProto:
+def _dynamic_int8(*scales: int) -> onnx.ModelProto:
     node = helper.make_node
     nodes = [
         node("DynamicQuantizeLinear", ["x"], ["xq", "sx", "zx"]),
@@ -99,7 +99,8 @@ def _dynamic_int8() -> onnx.ModelProto:
         node("Relu", ["a"], ["y"]),
     ]
     eight = TensorProto.INT8
-    weights = [_weight("w", 32, 64, kind=eight), _weight("zw", kind=eight), _weight("sw")]
+    weights = [_weight("w", 32, 64, kind=eight), _weight("zw", kind=eight)]
+    weights.append(_weight("sw", *scales))
     return _model(nodes, [*weights, _weight("b", 64)], {"x": ["n", 32]})
 
 
@@ -111,8 +112,9 @@ def test_static_int8_counts_like_its_float_twin() -> None:
     assert found["parameters_m"] == pytest.approx((16 * 8 * 9 + 16) / 1e6)
 
 
-def test_dynamic_int8_counts_like_its_float_twin() -> None:
-    found = count(_dynamic_int8(), {"x": (1, 32)})
+@pytest.mark.parametrize("scales", [(), (64,)], ids=["one scale", "a scale per channel"])
+def test_dynamic_int8_counts_like_its_float_twin(scales: tuple[int, ...]) -> None:
+    found = count(_dynamic_int8(*scales), {"x": (1, 32)})
     assert found["fully_connected"] == pytest.approx(32 * 64 / 1e6)
     assert found["int8"] == 1
     assert found["layers"] <= 2
@@ -182,3 +184,37 @@ def test_a_child_that_dies_leaves_no_features(
     monkeypatch.setattr("edgecompress.measuring.features._CHILD", Path("/nonexistent.py"))
     found = read_features({"m": model}, {"m": {"x": np.zeros((1, 8), np.float32)}})
     assert found == {"m": "its operators could not be counted within the limits"}
+
+
+def test_weights_alone_in_int8_are_computed_in_float() -> None:
+    nodes = [
+        helper.make_node("DequantizeLinear", ["w", "s", "z"], ["wd"]),
+        helper.make_node("Conv", ["x", "wd"], ["y"]),
+    ]
+    eight = TensorProto.INT8
+    weights = [_weight("w", 16, 8, 3, 3, kind=eight), _weight("s"), _weight("z", kind=eight)]
+    assert count(_model(nodes, weights, {"x": [1, 8, 10, 10]}), {})["int8"] == 0
+
+
+def test_work_inside_a_function_is_counted() -> None:
+    body = [helper.make_node("Conv", ["a", "b"], ["c"])]
+    function = helper.make_function("own", "Block", ["a", "b"], ["c"], body, _opsets())
+    nodes = [helper.make_node("Block", ["x", "w"], ["y"], domain="own")]
+    model = _model(nodes, [_weight("w", 16, 8, 3, 3)], {"x": [1, 8, 10, 10]})
+    model.functions.append(function)
+    model.opset_import.append(helper.make_opsetid("own", 1))
+    assert count(model, {})["conv3x3"] == pytest.approx(16 * 8 * 9 * 64 / 1e6)
+
+
+def _opsets() -> list[onnx.OperatorSetIdProto]:
+    return [helper.make_opsetid("", 18)]
+
+
+@pytest.mark.parametrize(("operator", "domain"), [("Einsum", ""), ("FusedConv", "com.microsoft")])
+def test_work_of_unknown_operators_is_not_taken_for_none(operator: str, domain: str) -> None:
+    attributes = {"equation": "ij,jk->ik"} if operator == "Einsum" else {}
+    node = helper.make_node(operator, ["x", "w"], ["y"], domain=domain, **attributes)
+    model = _model([node], [_weight("w", 8, 8)], {"x": [8, 8]})
+    model.opset_import.append(helper.make_opsetid("com.microsoft", 1))
+    with pytest.raises(UncountableError, match=f"how much work a {operator} is cannot be told"):
+        count(model, {})

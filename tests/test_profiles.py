@@ -151,3 +151,9 @@ def test_the_wheel_s_profiles_come_first(tmp_path, monkeypatch):
     assert profiles.profiles_folder() == tmp_path / "profiles"
     (package / "shipped_profiles").mkdir(parents=True)
     assert profiles.profiles_folder() == package / "shipped_profiles"
+
+
+def test_a_run_folder_of_a_profile_s_name_hides_no_profile(tmp_path, monkeypatch):
+    monkeypatch.chdir(tmp_path)
+    Path("android-cpu").mkdir()
+    assert load_profile("android-cpu").name == "android-cpu"

@@ -277,7 +277,9 @@ def secret(tmp_path: Path) -> Path:
 def test_external_data_beside_the_model_are_welcome(tmp_path: Path) -> None:
     path = _with_external(tmp_path / "m", "weights.bin")
     (tmp_path / "m" / "weights.bin").write_bytes(np.ones((8, 8), np.float32).tobytes())
-    assert admit(path).parameters == 64
+    facts = admit(path)
+    assert facts.parameters == 64
+    assert facts.model.size_bytes == path.stat().st_size + 256  # what ships is both
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "a/../../secret.bin", "{absolute}", ""])

@@ -104,6 +104,9 @@ broken
 """
 
 
+CLOCKS = PIXEL[PIXEL.index("0|1804800") : PIXEL.index("\n@memory")]
+
+
 @dataclass
 class Told:
     """A device that answers every question with the same words."""
@@ -139,6 +142,12 @@ def test_a_board_that_tells_nothing() -> None:
     assert (facts.description, facts.cores) == ("", ())
     assert facts.state([]) == "clocks, heat and memory not told"
     assert pick_cores(facts, "Cortex-A76", 2) == ()
+
+
+def test_a_board_without_clocks_gives_the_pattern_back() -> None:
+    pattern = "[0-9]*||||"
+    facts = read_facts(Told(PIXEL.replace(CLOCKS, pattern)))
+    assert len(facts.cores) == 4
 
 
 def test_a_shell_of_another_kind() -> None:
@@ -201,6 +210,8 @@ def test_outputs_are_compared() -> None:
     assert not agrees
     assert words.startswith("outputs differ from this host's by 0.05 of the largest")
     assert not parity(here, [here[0] * np.nan, here[1]])[0]
+    twice = [here[0], here[0]]
+    assert not parity(twice, [here[0], here[0] * np.nan])[0]
     assert parity(here, here[:1]) == (
         False,
         "outputs there have other shapes than this host's; trust no score made here",

@@ -178,6 +178,8 @@ def test_what_goes_wrong_there_is_the_answer(folder, capsys, pretend, error, cod
         (["model.onnx", "--isa", "mips"], "--isa mips: not known; expected one of arm64, x86"),
         (["model.onnx", "--profile", "cpu-1core"],
          "--profile cpu-1core: its device.isa names no Arm core (given none)"),
+        (["model.onnx", "--isa", "arm64", "--data", "a.npz", "--inputs", "b.npz"],
+         "--data and --inputs: both given; each says what to run, give one"),
         (["absent.onnx", "--isa", "arm64"], "absent.onnx: no such file"),
         (["model.onnx", "--isa", "arm64", "--inputs", "other.npz"],
          "--inputs other.npz: has no array 'x'"),

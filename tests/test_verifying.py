@@ -227,3 +227,8 @@ def test_every_shipped_arm_profile_has_a_processor():
     assert found["android-low"] == "cortex-a76"  # a Cortex-A55, which older qemus lack
     assert found["android-flagship"] == found["ios-cpu"] == "max"
     assert "cpu-1core" not in found
+
+
+def test_a_flipped_boolean_is_another_answer_and_no_step():
+    flags = np.array([True, False, True])
+    assert answer(~flags, Quantization(True, {}), flags)[0] == "fail"

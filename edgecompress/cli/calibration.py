@@ -24,7 +24,8 @@ def with_calibration(text: str, profile: Profile, given: Sequence[str]) -> str:
         raise UsageError(
             f"--calibrate: {profile.name} predicts nothing; give --from a device that is not here"
         )
-    times = dict(pair for one in given for pair in _times(one))
+    threads = profile.prediction.threads
+    times = dict(pair for one in given for pair in _times(one, threads))
     opened = open_models(list(times))
     work = read_features(
         {m.label: m.facts.model for m in opened}, {m.label: m.inputs for m in opened}
@@ -37,7 +38,8 @@ def with_calibration(text: str, profile: Profile, given: Sequence[str]) -> str:
         timings.append((features, time))
     what = ", ".join(f"{path.stem} {time:.4g} ms" for path, time in times.items())
     basis = calibrated(profile.prediction, timings, what)
-    kept = re.split(r"(?m)^(?:#[^\n]*\n)*\[prediction\]", text)[0]
+    ours = r"(?ms)^(?:#[^\n]*\n)*\[prediction[].].*?(?=^(?:#[^\n]*\n)*\[(?!prediction[].])|\Z)"
+    kept = re.sub(ours, "", text)
     return f"{kept.rstrip()}\n\n{prediction_toml(basis)}"
 
 
@@ -59,11 +61,11 @@ def _toml(value: object) -> str:
     return json.dumps(value, ensure_ascii=False)
 
 
-def _times(given: str) -> Iterator[tuple[Path, float]]:
+def _times(given: str, threads: int) -> Iterator[tuple[Path, float]]:
     """Yield the models and their times in ms that one `--calibrate` gives."""
     name, equals, number = given.rpartition("=")
     if not equals:
-        yield from _measured(Path(given))
+        yield from _measured(Path(given), threads)
         return
     try:
         time = float(number)
@@ -74,13 +76,21 @@ def _times(given: str) -> Iterator[tuple[Path, float]]:
     yield Path(name), time
 
 
-def _measured(file: Path) -> Iterator[tuple[Path, float]]:
-    """Yield the models and typical times in a document of `measure --json`."""
+def _measured(file: Path, threads: int) -> Iterator[tuple[Path, float]]:
+    """Yield the models and typical times in a document of `measure --json`, one sample a call."""
     try:
         document: Any = json.loads(file.read_text())
         for model in document["models"]:
             cost = model["device"] or model["host"]
-            yield Path(model["path"]), float(cost["latency_ms"]["p50"])
+            if (how := (cost["threads"], cost["batch"])) != (threads, 1):
+                raise UsageError(
+                    f"--calibrate {file}: measured with {how[0]} threads and batch {how[1]}, "
+                    f"expected --threads {threads} and no --batch; measure again"
+                )
+            time = float(cost["latency_ms"]["p50"])
+            if not (math.isfinite(time) and time > 0):
+                raise ValueError
+            yield Path(model["path"]), time
     except OSError as error:
         raise UsageError(f"--calibrate {file}: {error.strerror}; expected {_EXPECTED}") from None
     except (ValueError, KeyError, TypeError, AttributeError):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -106,12 +107,17 @@ def check(  # noqa: PLR0913 - each is an option of the command line
         say(f"error: {error}")  # the sound models are judged all the same
         refusals.append(Refusal(str(path), str(error), error.exit_code))
 
-    opened = open_models(models, shape or (), inputs, refused=refuse)
+    if junit is not None:
+        with suppress(OSError):  # where it cannot be written either, writing will say so
+            junit.unlink()  # an earlier answer is none to this question
+    settings = (asked.measure if asked else None) or MeasureSettings()
+    batch = settings.batch if settings.batch > 1 else None
+    opened = open_models(models, shape or (), inputs, batch, refuse)
     reports: list[Report] = []
     if opened:
         accept = asked.accept if asked else None
         terms = Terms(
-            settings=(asked.measure if asked else None) or MeasureSettings(),
+            settings=settings,
             samples=_samples(data, asked, out, trust_code),
             accept=accept,
             baseline=_baseline(baseline, max_regression, accept, shape or (), inputs),

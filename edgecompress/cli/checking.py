@@ -55,6 +55,10 @@ class Terms:
         extra = self.baseline.model if self.baseline else None
         return [*models, *([extra] if extra else [])]
 
+    def place(self, profile: Profile) -> tuple[int, str]:
+        """Return what one measurement can serve: so many threads and, on a device, one cluster."""
+        return profile.runtime.threads, profile.device.core if self.target != HOST else ""
+
     def basis(self, profile: Profile) -> Basis:
         """Return what a time that was measured is for this profile."""
         if self.target != HOST:
@@ -67,16 +71,19 @@ def check_models(
 ) -> list[Report]:
     """Return a report for every model on every profile, in that order.
 
-    Each model is measured once for each number of threads, until every profile is decided, the
-    baseline's model taking turns with them.
+    Each model is measured once for each number of threads (and cluster of a device), until every
+    profile is decided, the baseline's model taking turns with them.
     """
+    if terms.baseline is not None and terms.baseline.model is None:
+        for model in models:
+            terms.baseline.known_of(model.label)  # refused before anything is measured
     opened, samples = terms.opened(models), terms.samples
     if samples is not None:
         for model in opened:
             check_samples(model.facts, samples)
     measured = {
-        threads: _measure(models, [p for p in profiles if p.runtime.threads == threads], terms, say)
-        for threads in sorted({profile.runtime.threads for profile in profiles})
+        place: _measure(models, [p for p in profiles if terms.place(p) == place], terms, say)
+        for place in sorted({terms.place(profile) for profile in profiles})
     }
     # After measuring: a model that never returns has ended its measuring child by now, not us.
     scored = {m.label: score(m.facts, samples) if samples else None for m in opened}
@@ -86,7 +93,7 @@ def check_models(
         {m.label: m.facts.model for m in counted}, {m.label: m.inputs for m in counted}
     )
     return [
-        _report(model, profile, terms, measured[profile.runtime.threads], (scored, work))
+        _report(model, profile, terms, measured[terms.place(profile)], (scored, work))
         for model in models
         for profile in profiles
     ]
@@ -189,7 +196,7 @@ def _report(
         test_reads=1 if own else 0,
         environment=_environment(found),
         settings={"measure": terms.settings.model_dump(mode="json")},
-        notes=notes(terms.baseline),
+        notes=(*notes(terms.baseline), *_unpredicted(profile, work.get(model.label))),
         folder=Path.cwd(),
     )
 
@@ -225,6 +232,12 @@ def notes(baseline: Baseline | None) -> tuple[str, ...]:
     if baseline is None or baseline.model is not None:
         return ()
     return (f"--baseline {baseline.path}: {NO_SPEED}; give the model's file to compare latency",)
+
+
+def _unpredicted(profile: Profile, work: Features | str | None) -> tuple[str, ...]:
+    """Say why no latency was predicted, where the model's work could not be counted."""
+    told = isinstance(work, str) and profile.prediction is not None
+    return (f"no latency is predicted: {work}",) if told else ()
 
 
 def _environment(measurement: Measurement) -> dict[str, str]:

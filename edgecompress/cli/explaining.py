@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Sequence
 
 from edgecompress.cli.models import OpenModel
-from edgecompress.cli.show import table
+from edgecompress.cli.show import printable, table
 from edgecompress.measuring.explain import explain
 from edgecompress.measuring.explained import Explanation, Finding, Node, Profile
 from edgecompress.report import words
@@ -103,7 +103,6 @@ def _finding(finding: Finding) -> str:
         size += f", about {finding.saving:.0%} could be won"
     shown = ", ".join(finding.layers[:NAMED])
     more = len(finding.layers) - NAMED
-    where = f"{shown} and {more} more" if more > 0 else shown
-    return (
-        f"{finding.cause} ({size})\n  why: {finding.why}\n  where: {where}\n  do: {finding.advice}"
-    )
+    where = printable(f"{shown} and {more} more" if more > 0 else shown)
+    why = printable(finding.why)  # names in it are the file's own
+    return f"{finding.cause} ({size})\n  why: {why}\n  where: {where}\n  do: {finding.advice}"

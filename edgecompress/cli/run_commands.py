@@ -53,12 +53,10 @@ def run(  # noqa: PLR0913 - each is an option of the command line
     from edgecompress.distilling.loop import crew_of_launch
     from edgecompress.pipeline.compress import compress
     from edgecompress.report.write import write_report
-    from edgecompress.verdict import demand_measured
 
     with _running(out, max_time, trust_code) as behaviour:
-        answer = compress(asked, device, out, replace(behaviour, target=where))
-    if require_measured:
-        answer = replace(answer, verdict=demand_measured(answer.verdict))
+        behaviour = replace(behaviour, target=where, require_measured=require_measured)
+        answer = compress(asked, device, out, behaviour)
     if not crew_of_launch().leads:  # of several processes, one speaks
         return options.EXIT_OF[answer.verdict.status]
     write_report(answer, answer.folder, anew=False)

@@ -91,6 +91,8 @@ def verify(  # noqa: PLR0913 - each is an option of the command line
 
     if not models and not set_up:
         raise UsageError("MODEL.onnx: not given; name the ONNX files to verify")
+    if data is not None and inputs is not None:
+        raise UsageError("--data and --inputs: both given; each says what to run, give one")
     processors = asked_processors(isa or (), profile or (), cpu or ())
     kits = Kits((cache or default_cache()).absolute())
     request = Request(processors, kits, data, inputs, shape or (), samples, max_time * 60)

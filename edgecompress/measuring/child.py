@@ -35,6 +35,8 @@ UNCOUNTED = "waiting for a core not counted"
 UNTAKEN = "other threads of the model waited for a core, which cannot be taken out"
 PEAK_UNRESET = "peak memory counted from the start of the process"
 WINDOWS = 10  # at most so many windows of warm-up
+LONGEST_WINDOW_NS = 10_000_000_000  # a model that takes seconds is warm after one
+PATIENCE_NS = 60_000_000_000  # after which a slow model may have made fewer calls than asked for
 MOST_CALLS = 20_000_000  # of a sustained run: 160 MB of records
 Call = Callable[[], object]
 
@@ -186,7 +188,7 @@ def warm_up(call: Call, window_ns: int) -> int:
             times.append(perf_counter_ns() - start)
         calls += len(times)
         current = median(times)
-        if abs(current - previous) <= AGREEMENT * current:
+        if abs(current - previous) <= AGREEMENT * current or sum(times) > LONGEST_WINDOW_NS:
             break
         previous = current
     return calls
@@ -210,7 +212,8 @@ def sample(call: Call, request: dict[str, Any]) -> tuple[list[float], list[float
         stop = perf_counter_ns()
         wall.append((stop - start) / 1e6)
         waited.append(queued / 1e6)
-        if stop >= end and len(wall) >= request["min_calls"]:
+        enough = len(wall) >= request["min_calls"] or stop >= end + PATIENCE_NS
+        if stop >= end and enough:
             break
     return wall, waited
 

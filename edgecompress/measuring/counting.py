@@ -22,6 +22,7 @@ from typing import Any
 
 import onnx
 from onnx import NodeProto
+from onnx.inliner import inline_local_functions
 
 from edgecompress.admission import limit
 
@@ -32,6 +33,7 @@ PRODUCTS = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "Gemm": 1, "QGe
 RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}  # gates
 FEW = 5  # a 3x3 convolution of fewer channels (an image's) has no fast algorithm
 LOOPS = {"Loop", "Scan", "If"}  # how often they run is not in the file
+UNKNOWN = {"Einsum", "Attention", "DFT", "STFT", "DeformConv"}  # no kind of cost covers these
 # Nodes through which a tensor passes unchanged, or in another number format.
 ALIASES = {
     *("QuantizeLinear", "DequantizeLinear", "DynamicQuantizeLinear", "Identity", "Dropout"),
@@ -84,6 +86,7 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Grap
             dims.ClearField("dim")
             for size in shapes[value.name]:
                 dims.dim.add(dim_value=size)
+    model = inline_local_functions(model)  # what they do is not hidden in them
     del model.graph.value_info[:]
     for value in model.graph.output:
         value.type.tensor_type.ClearField("shape")
@@ -103,7 +106,8 @@ def prepare(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> Grap
 def count(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[str, float]:
     """Return the counts of one inference with inputs of these shapes.
 
-    Raise UncountableError for loops and for shapes that only a run can tell.
+    Raise UncountableError for loops, for operators of unknown work, and for shapes that only a run
+    can tell.
     """
     graph = prepare(model, shapes)
     macs: Counter[str] = Counter()
@@ -120,6 +124,8 @@ def count(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[s
             macs[kind] += done
             layers += 1
             computed.add(node.output[0])
+        elif not _is_known(node):
+            raise UncountableError(f"how much work a {node.op_type} is cannot be told")
         elif node.op_type in ALIASES and node.input:
             graph.alias[node.output[0]] = node.input[0]
         elif not all(name in graph.constants for name in node.output):
@@ -145,6 +151,8 @@ KINDS = (
 def _constants_(graph: Graph, node: NodeProto, weights: dict[str, int]) -> None:
     """Follow constants through the nodes that only rearrange them; note the weights read."""
     given = [name for name in node.input if name]
+    if node.op_type == "DynamicQuantizeLinear":  # its scale and zero point are a number each
+        graph.constants.update(node.output[1:])
     if node.op_type in ("Constant", "ConstantOfShape", "Shape") or (
         given and all(name in graph.constants for name in given)
     ):
@@ -249,14 +257,26 @@ def _exponential(node: NodeProto) -> bool:
     )
 
 
+def _is_known(node: NodeProto) -> bool:
+    """Return whether a node that multiplies no matrices is one whose cost is its bytes.
+
+    Another domain's operator, or a function of the model's own, may hold any work.
+    """
+    if node.domain in ("", "ai.onnx"):
+        return node.op_type not in UNKNOWN
+    contributed = POINTWISE | ALIASES | {"FastGelu", "BiasGelu", "QuickGelu"}
+    return node.op_type.startswith("QLinear") or node.op_type in contributed
+
+
 def _is_int8(nodes: Sequence[NodeProto]) -> bool:
-    """Return whether most computing layers take 8-bit weights."""
+    """Return whether most computing layers take 8-bit activations and weights."""
     kinds = {name for node in nodes if node.op_type == "DequantizeLinear" for name in node.output}
     layers = [n for n in nodes if n.op_type in CONVOLUTIONS or n.op_type in PRODUCTS]
     narrow = [
         n
         for n in layers
-        if n.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm") or n.input[1] in kinds
+        if n.op_type not in ("Conv", "ConvTranspose", "MatMul", "Gemm")
+        or (n.input[0] in kinds and n.input[1] in kinds)
     ]
     return 2 * len(narrow) > len(layers)
 

@@ -99,12 +99,6 @@ class Profile:
                 found.setdefault(name, []).append(node)
         return found
 
-    @cached_property
-    def is_int8(self) -> bool:
-        """Return whether any value has 8 bits, or 16 to stand for a quantized one."""
-        kinds = {"int8", "uint8", "int16", "uint16"}
-        return any(tensor.dtype in kinds for tensor in self.tensors.values())
-
     def tensor(self, node: Node, position: int) -> Tensor | None:
         """Return what is known of an input of `node`."""
         name = node.inputs[position] if position < len(node.inputs) else ""

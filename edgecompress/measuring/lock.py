@@ -51,5 +51,6 @@ def _folder() -> Path:
     folder = common / "edgecompress-measuring"
     folder.mkdir(exist_ok=True)
     with contextlib.suppress(PermissionError):  # another user's, who has opened it already
-        folder.chmod(0o777)
+        if not folder.is_symlink():  # nobody's plant shall open another folder
+            folder.chmod(0o777)
     return folder

@@ -13,6 +13,7 @@ import json
 import os
 import sys
 from collections.abc import Callable, Iterator
+from functools import partial
 from pathlib import Path
 from time import perf_counter_ns
 from typing import Any
@@ -23,6 +24,7 @@ import onnxruntime
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgecompress.measuring.child import (
+    is_out_of_memory,
     limit_memory,
     pin,
     session_options,
@@ -207,10 +209,11 @@ def float32_ms(
     except Exception:  # no such rewriting, no comparison
         return None
     given = open_session(request["model"], session_options(request["threads"]))
-    turns = [
-        (timed(lambda: given.run(None, inputs)), timed(lambda: rewritten.run(None, wide)))
-        for _ in range(5 * MIN_RUNS)
-    ]
+    turns: list[tuple[float, float]] = []
+    end = perf_counter_ns() + int(request["seconds"] * 1e10)
+    while len(turns) < 4 or (len(turns) < 5 * MIN_RUNS and perf_counter_ns() < end):
+        ours, theirs = partial(given.run, None, inputs), partial(rewritten.run, None, wide)
+        turns.append((timed(ours), timed(theirs)))
     before, after = (middle([turn[i] for turn in turns]) for i in (0, 1))
     return call_ms * after / before
 
@@ -297,7 +300,8 @@ def answer(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
     try:
         made = handle(json.load(sys.stdin))
     except Exception as error:  # ONNX Runtime's exceptions have no useful common class
-        made = {"error": " ".join(str(error).split()) or type(error).__name__}
+        words = " ".join(str(error).split()) or type(error).__name__
+        made = {"error": words, "out_of_memory": is_out_of_memory(error)}
     json.dump(made, answer_to)
     answer_to.close()
 

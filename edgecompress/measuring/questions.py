@@ -141,13 +141,6 @@ def is_depthwise(layer: Layer) -> bool:
     return layer.operator == "Conv" and 1 < groups(layer) == layer.input[1]
 
 
-def macs(layer: Layer) -> int:
-    """Return the multiplications of a product or of a convolution (at stride 1)."""
-    if layer.operator == "MatMul":
-        return prod(layer.input) * layer.weights[1]
-    return prod(layer.input[2:]) * prod(layer.weights) * layer.input[0]
-
-
 def moved_bytes(profile: Profile, node: Node) -> int:
     """Return the bytes that a node has to read and write, each value once."""
     values = (profile.tensors.get(name) for name in {*node.inputs, *node.outputs})

@@ -27,7 +27,7 @@ from edgecompress.profiles import Profile
 from edgecompress.recipe import MeasureSettings
 from edgecompress.records import Candidate, Evaluation, Report, Verdict
 from edgecompress.store import library_version
-from edgecompress.verdict import Evidence, decided, judge
+from edgecompress.verdict import Evidence, decided, demand_measured, judge
 
 _LIBRARIES = ("torch", "onnx", "onnxruntime", "onnxscript", "torch-pruning", "accelerate", "numpy")
 
@@ -104,6 +104,7 @@ def prove(
         chosen = scored(run, chosen, "test")
         control = _control(run, networks, chosen)
         verdict = _judged(run, profile, chosen, teacher_test, chosen.evaluation("test"))
+        verdict = demand_measured(verdict) if run.options.require_measured else verdict
         if reference is not None:
             validation = teacher_score(run, teacher, "validation")
             reference = replace(reference, evaluations=(validation, teacher_test))

@@ -31,9 +31,9 @@ def _no_tick(text: str, done: int, total: int) -> None:
 class RunOptions:
     """Hold how a run behaves towards its user, and where finalists are measured.
 
-    `target` is the profile's device, or this host. `say` hears one line a stage and every
-    warning; `tick(text, done, total)` hears progress inside a stage. `max_time_s` stops the run
-    with what is finished kept.
+    `target` is the profile's device, or this host; `require_measured` lets no budget pass that is
+    met only by prediction. `say` hears one line a stage and every warning, `tick(text, done,
+    total)` progress inside a stage. `max_time_s` stops the run with what is finished kept.
     """
 
     max_time_s: float | None = None
@@ -41,6 +41,7 @@ class RunOptions:
     say: Callable[[str], None] = _say_nothing
     tick: Callable[[str, int, int], None] = _no_tick
     target: Target = HOST
+    require_measured: bool = False
 
 
 @dataclass(frozen=True)

@@ -33,11 +33,18 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     with np.load(request["inputs"], allow_pickle=False) as file:
         inputs = dict(zip(request["names"], (file[key] for key in file), strict=True))
     session = open_session(request["model"])
-    names = [output.name for output in session.get_outputs()]
+    # Sequences and maps have no array to compare; they repeat a tensor that stands before them.
+    outputs = session.get_outputs()
+    names = [output.name for output in outputs if output.type.startswith("tensor(")]
+    if not names:
+        raise ValueError("none of its outputs is a tensor")
     calls = len(next(iter(inputs.values())))
     made = [
         session.run(names, {name: array[i] for name, array in inputs.items()}) for i in range(calls)
     ]
+    for name, column in zip(names, zip(*made, strict=True), strict=True):
+        if len({np.shape(array) for array in column}) > 1:
+            raise ValueError(f"output {name!r} changes its size between samples; give --samples 1")
     columns = [np.stack(column) for column in zip(*made, strict=True)]
     # Texts come as objects, which npz cannot hold.
     columns = [c.astype(str) if c.dtype == object else c for c in columns]

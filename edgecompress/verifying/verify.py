@@ -99,7 +99,8 @@ def _difference(
     samples = len(expected)
     if problem := _problem(expected, found):
         return OutputDifference(name, samples, 0.0, 0.0, None, None, 0, problem)
-    if expected.dtype.kind != "f" and expected.dtype.itemsize != 1:  # labels, not numbers
+    kind = expected.dtype.kind
+    if kind == "b" or (kind != "f" and expected.dtype.itemsize != 1):  # labels, not numbers
         differs = (expected != found).reshape(samples, -1).any(axis=1)
         changed = int(differs.sum())
         return OutputDifference(name, samples, 0.0, 0.0, None, 1 - changed / samples, changed)

@@ -185,7 +185,9 @@ def _sections(output: str) -> dict[str, list[str]]:
 def _cores(found: dict[str, list[str]]) -> Iterator[Core]:
     """Yield the cores that a process may run on."""
     designs, allowed = dict(_designs(found["cpuinfo"])), _allowed(found["allowed"])
-    clocks = {int(row[0]): row[1:] for line in found["clocks"] if len(row := line.split("|")) == 5}
+    rows = (line.split("|") for line in found["clocks"])
+    # A pattern that matches no file stays as it is.
+    clocks = {int(row[0]): row[1:] for row in rows if len(row) == 5 and row[0].isdecimal()}
     for number in sorted(designs | clocks):
         if allowed and number not in allowed:
             continue

@@ -111,7 +111,11 @@ class PythonRunner:
             raise DeviceError(
                 f"{self._place.device.name}: its outputs arrived damaged ({error}); try again"
             ) from error
-        made = session(task.model.path).run(None, dict(task.inputs))
+        try:
+            made = session(task.model.path).run(None, dict(task.inputs))
+        except Exception as error:  # ONNX Runtime's exceptions have no useful common class
+            words = " ".join(str(error).split())[:200]
+            return True, f"parity was not checked: the model does not run on this host ({words})"
         here = [a for a in made if isinstance(a, np.ndarray) and a.dtype.kind in "fiub"]
         return parity(here, there)
 
@@ -130,7 +134,7 @@ def parity(here: Sequence[NDArray[Any]], there: Sequence[NDArray[Any]]) -> tuple
             strict=True,
         )
     ]
-    worst = float(max(errors))
+    worst = float(np.max(errors))
     if worst <= PARITY:
         return True, f"outputs agree with this host's within {worst:.1e} of the largest"
     return False, (

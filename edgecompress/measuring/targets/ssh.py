@@ -38,6 +38,8 @@ _OPTIONS = (
     ("ForwardX11", "no"),
     ("ClearAllForwardings", "yes"),
     ("PermitLocalCommand", "no"),
+    ("ControlPersist", "no"),  # else the connection stays when we hang up
+    ("RemoteCommand", "none"),
 )
 
 
