@@ -298,18 +298,18 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     }
 
 
-def main() -> None:
-    """Read the request, print the answer; nothing else reaches standard output."""
+def answer(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
+    """Read the request, write what `handle` makes of it; nothing else reaches standard output."""
     answer_to = os.fdopen(os.dup(1), "w")
     os.dup2(2, 1)
     try:
-        answer = measure(json.load(sys.stdin))
+        made = handle(json.load(sys.stdin))
     except Exception as error:  # ONNX Runtime's exceptions have no useful common class
         words = " ".join(str(error).split()) or type(error).__name__
-        answer = {"error": words, "out_of_memory": is_out_of_memory(error)}
-    json.dump(answer, answer_to)
+        made = {"error": words, "out_of_memory": is_out_of_memory(error)}
+    json.dump(made, answer_to)
     answer_to.close()
 
 
 if __name__ == "__main__":
-    main()
+    answer(measure)

@@ -10,8 +10,6 @@ taken out), `runs`, `nodes` in the order of running with what is in them and the
 from __future__ import annotations
 
 import json
-import os
-import sys
 from collections.abc import Callable, Iterator
 from functools import partial
 from pathlib import Path
@@ -24,7 +22,7 @@ import onnxruntime
 from onnx import AttributeProto, ModelProto, NodeProto, TensorProto, helper, numpy_helper
 
 from edgecompress.measuring.child import (
-    is_out_of_memory,
+    answer,
     limit_memory,
     pin,
     session_options,
@@ -291,19 +289,6 @@ def profile(request: dict[str, Any]) -> dict[str, Any]:
         "node_ms": idle_node_ms(threads),
         "float32_ms": float32_ms(request, model, inputs, call_ms),
     }
-
-
-def answer(handle: Callable[[dict[str, Any]], dict[str, Any]]) -> None:
-    """Read the request, write what `handle` makes of it; nothing else reaches standard output."""
-    answer_to = os.fdopen(os.dup(1), "w")
-    os.dup2(2, 1)
-    try:
-        made = handle(json.load(sys.stdin))
-    except Exception as error:  # ONNX Runtime's exceptions have no useful common class
-        words = " ".join(str(error).split()) or type(error).__name__
-        made = {"error": words, "out_of_memory": is_out_of_memory(error)}
-    json.dump(made, answer_to)
-    answer_to.close()
 
 
 if __name__ == "__main__":

@@ -18,8 +18,8 @@ from typing import Any
 import numpy as np
 from onnx import ModelProto, NodeProto, helper, numpy_helper
 
-from edgecompress.measuring.child import limit_memory, pin
-from edgecompress.measuring.profiling_child import answer, middle, open_session, times, watching
+from edgecompress.measuring.child import answer, limit_memory, pin
+from edgecompress.measuring.profiling_child import middle, open_session, times, watching
 
 TURNS = 5
 TURN_S = 0.008
