@@ -18,6 +18,7 @@ import torch
 from command_line import HERE, document, quick_profile, result
 
 from edgecompress import records
+from edgecompress.cli import checking
 from edgecompress.cli.main import main
 from edgecompress.report.document import report_schema
 from edgecompress.report.write import write_report
@@ -78,6 +79,23 @@ def test_check_with_a_recipe_judges_the_loss_against_its_teacher(finished, monke
     assert main(["check", path, "--profile", quick, "--recipe", "recipe.toml", "--json"]) == 0
     checks = document(capsys)["checks"]
     assert [check["budget"] for check in checks] == ["model_size_mb", "accept.max_drop"]
+
+
+def test_check_measures_as_many_samples_a_call_as_the_recipe(finished, monkeypatch, capsys):
+    monkeypatch.chdir(finished[0])
+    Path("four.toml").write_text(blobs.RECIPE.replace("[measure]", "[measure]\nbatch = 4"))
+    path = str(Path("edgecompress-run") / json.loads(finished[2])["candidates"][0]["path"])
+    quick, given = quick_profile(finished[0], "model_size_mb = 1"), []
+
+    def measure(models, inputs, *rest, **named):
+        given.extend(array.shape[0] for arrays in inputs.values() for array in arrays.values())
+        return real(models, inputs, *rest, **named)
+
+    real = checking.measure
+    monkeypatch.setattr(checking, "measure", measure)
+    assert main(["check", path, "--profile", quick, "--recipe", "four.toml", "--json"]) == 0
+    assert set(given) == {4}
+    assert document(capsys)["candidates"][0]["host"]["batch"] == 4
 
 
 def test_a_stage_that_the_recipe_has_not_is_refused(finished, monkeypatch, capsys):
