@@ -156,6 +156,9 @@ class PredictionBasis(Settings):
     rows: Annotated[int, Field(ge=0)] = Field(
         default=0, description="How many published times of this core the costs rest on."
     )
+    runs: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="How many models were run on the device itself to calibrate this."
+    )
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=1,
         description="With how many threads the costs were fitted; they hold for no other.",

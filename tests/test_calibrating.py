@@ -55,6 +55,10 @@ def test_calibration_narrows_the_pace_and_says_so() -> None:
     assert moved.int8_pace > 1.2  # no int8 model was run
     assert moved.source == "calibrated by 3 models run there (three models), from: a table"
     assert not moved.spec_sheet
+    there = profile().model_copy(update={"prediction": moved})
+    found = predict(here(), there, WORK)
+    assert found is not None
+    assert "by costs fitted on 3 models run there, from a near device's, within" in found.basis
 
 
 def test_an_int8_model_moves_the_int8_costs() -> None:

@@ -14,7 +14,13 @@ from tiny_models import save_mlp
 
 from edgecompress.errors import DeviceError, ModelError, UsageError
 from edgecompress.measuring.targets.device import Ran, told_code
-from edgecompress.measuring.targets.facts import Core, pick_cores, read_facts, throttling
+from edgecompress.measuring.targets.facts import (
+    Core,
+    other_cores,
+    pick_cores,
+    read_facts,
+    throttling,
+)
 from edgecompress.measuring.targets.machine import refuse_split
 from edgecompress.measuring.targets.perf_test import read_result
 from edgecompress.measuring.targets.python_runner import is_other_abi, parity
@@ -170,6 +176,16 @@ def test_processes_are_pinned_to_the_cluster(
     wanted: str, threads: int, expected: tuple[int, ...]
 ) -> None:
     assert pick_cores(read_facts(Told(PIXEL)), wanted, threads) == expected
+
+
+def test_a_device_without_the_profiles_core_says_so() -> None:
+    facts = read_facts(Told(PIXEL))
+    assert other_cores(facts, "Cortex-X3", [3]) == (
+        "the device has no Cortex-X3, the profile's core: pinned to its part 0x41:0xfff",
+    )
+    assert other_cores(facts, "2 x Cortex-A76", [2]) == ()
+    assert other_cores(facts, "", [3]) == ()
+    assert other_cores(replace(facts, cores=(Core(0),)), "Cortex-X3", [0]) == ()  # it names none
 
 
 def test_cores_that_may_not_be_used_are_not() -> None:

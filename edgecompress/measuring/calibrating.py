@@ -55,6 +55,7 @@ def calibrated(
             "pace": exp(float(np.sqrt(covariance[0, 0]))),
             "int8_pace": exp(float(np.sqrt(covariance[1, 1]))),
             "spec_sheet": False,
+            "runs": len(timings),
             "source": f"calibrated by {len(timings)} models run there ({what}), from: "
             f"{basis.source.strip()}",
         }

@@ -65,11 +65,11 @@ def _words(basis: PredictionBasis, features: Features, typical: float, factor: f
     assert costs is not None  # the profile's check
     work = work_by_kind(features)
     alike = nearest(work, {kind: getattr(costs, kind).value for kind in work})
-    rests = (
-        "spec sheet, no published time of its own"
-        if basis.spec_sheet
-        else (f"{basis.rows} published {basis.runtime} times of this device or core class")
-    )
+    rests = f"{basis.rows} published {basis.runtime} times of this device or core class"
+    if basis.spec_sheet:
+        rests = "spec sheet, no published time of its own"
+    elif basis.runs:
+        rests = f"{basis.runs} models run there, from a near device's"
     return (
         f"{typical:.3g} ms typical for {features.macs_m:.3g} M MACs ({number}) by costs fitted on "
         f"{rests}, within a factor {factor:.3g} either way; nearest published models: "

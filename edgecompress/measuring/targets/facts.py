@@ -156,6 +156,15 @@ def pick_cores(facts: Facts, wanted: str, threads: int) -> tuple[int, ...]:
     return tuple(sorted(core.number for core in ranked[-threads:]))
 
 
+def other_cores(facts: Facts, wanted: str, pinned: Sequence[int]) -> tuple[str, ...]:
+    """Say it where a device that names its cores has none of the design that `wanted` names."""
+    designs = dict.fromkeys(core.design for core in facts.cores if core.design)
+    if not wanted or not designs or any(_is_named(design, wanted) for design in designs):
+        return ()
+    used = dict.fromkeys(core.design for core in facts.cores if core.number in pinned)
+    return (f"the device has no {wanted}, the profile's core: pinned to its {' and '.join(used)}",)
+
+
 def throttling(before: Facts, after: Facts, pinned: Sequence[int]) -> tuple[str, ...]:
     """Say which pinned cores the device slowed down between two moments."""
     now = {core.number: core.allowed_mhz for core in after.cores}

@@ -20,7 +20,13 @@ from edgecompress.measuring.latency import (
     this_host,
 )
 from edgecompress.measuring.targets.device import last_line
-from edgecompress.measuring.targets.facts import Facts, pick_cores, read_facts, throttling
+from edgecompress.measuring.targets.facts import (
+    Facts,
+    other_cores,
+    pick_cores,
+    read_facts,
+    throttling,
+)
 from edgecompress.measuring.targets.perf_test import (
     TOOL,
     PerfTestRunner,
@@ -84,6 +90,7 @@ class _DeviceBench:
         self._numbers = {label: number for number, label in enumerate(tasks)}
         threads = max((task.request["threads"] for task in tasks.values()), default=1)
         self._cores = pick_cores(self._before, core, threads)
+        self._others = other_cores(self._before, core, self._cores)
         for label, task in tasks.items():
             refuse_split(task.model)
             self._runner.prepare(self._numbers[label], self._limited(task), self._cores)
@@ -104,7 +111,7 @@ class _DeviceBench:
         pinned = ", ".join(map(str, self._cores))
         return Surroundings(
             machine=f"{device}: {before.description}, {self._runner.runtime}",
-            uncontrolled=throttling(before, after, self._cores),
+            uncontrolled=(*self._others, *throttling(before, after, self._cores)),
             conditions=(
                 f"{device} pinned to core {pinned}" if pinned else f"{device} not pinned",
                 f"before: {before.state(self._cores)}",
