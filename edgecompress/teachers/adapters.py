@@ -31,6 +31,7 @@ from edgecompress.teachers.mixtures import (
     shares,
 )
 from edgecompress.teachers.onnx_files import onnx_teacher
+from edgecompress.teachers.out_of_fold import OutOfFold, OutOfFoldTeacher, out_of_fold_teacher
 from edgecompress.teachers.protocol import Teacher, column_order, named, reason
 from edgecompress.teachers.stored import StoredTargets, StoredTeacher, stored_teacher
 
@@ -107,9 +108,9 @@ def as_teacher(
 
     `source` is a torch module (also of transformers), an estimator in the manner of scikit-learn,
     the path of an ONNX file or of stored soft targets (.npz, .parquet), the import path
-    `module:function` of a function that returns one of these, an `Ensemble`, `ClassSubsets`, or
-    an object with `logits`. A pickled torch module (`.pt`, `.pth`) is opened only with
-    `trust_code`, since opening it runs what its author wrote into it. Raises TeacherError for
+    `module:function` of a function that returns one of these, an `Ensemble`, `ClassSubsets`,
+    `OutOfFold`, or an object with `logits`. A pickled torch module (`.pt`, `.pth`) is opened only
+    with `trust_code`, since opening it runs what its author wrote into it. Raises TeacherError for
     what cannot teach.
     """
     if isinstance(source, CheckedTeacher):
@@ -119,6 +120,8 @@ def as_teacher(
         inner: Teacher = _ensemble(source, class_names, trust_code)
     elif isinstance(source, ClassSubsets):
         inner = _subsets(source, class_names, trust_code)
+    elif isinstance(source, OutOfFold):
+        inner = out_of_fold_teacher(source, lambda one: as_teacher(one, class_names, trust_code))
     elif isinstance(source, StoredTargets):
         inner = stored_teacher(source, class_names)
     elif isinstance(source, str | Path):
@@ -153,12 +156,13 @@ def members(teacher: CheckedTeacher) -> tuple[CheckedTeacher, ...]:
 def fingerprint(teacher: Teacher) -> str:
     """Return a digest of what a teacher knows beyond what a few of its answers would show.
 
-    That is the content of stored soft targets; empty for a teacher that computes its answers.
+    That is the content of stored or out-of-fold soft targets; empty for a teacher that computes
+    its answers.
     """
     match teacher:
         case CheckedTeacher():
             return fingerprint(teacher.inner)
-        case StoredTeacher():
+        case StoredTeacher() | OutOfFoldTeacher():
             return teacher.fingerprint
         case EnsembleTeacher() | SubsetTeacher():
             return "".join(map(fingerprint, teacher.members))
