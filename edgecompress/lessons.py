@@ -5,6 +5,7 @@ A number that may change on the way is given plainly, or as `{ start = 5.0, end 
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from typing import Annotated, Any, Literal, Self
 
@@ -13,6 +14,12 @@ from pydantic import Discriminator, Field, Tag, model_validator
 from edgecompress.settings import TAG, Count, NotNegative, Positive, Ratio, Settings
 
 ModulePath = Annotated[str, Field(min_length=1)]
+Seed = Annotated[int, Field(ge=0, lt=2**32)]
+
+
+def _papers_strength(data: Mapping[str, Any]) -> float:
+    """Return the strength with which the paper of a mixing method reports its results."""
+    return 1.0 if data.get("mixing") == "cutmix" else 0.2
 
 
 class TrainSettings(Settings):
@@ -46,6 +53,40 @@ class TrainSettings(Settings):
         description="How many augmented views of the training set there are; 0 is a fresh one "
         "each epoch. With a few, the teacher labels each view once and its logits are reused.",
     )
+    mixing: Literal["none", "mixup", "cutmix", "munge"] = Field(
+        default="none",
+        description="Mix each sample with another in every view: averages (mixup), a box of the "
+        "other image (cutmix), or single values of the nearest neighbour (munge, for tables).",
+    )
+    mixing_strength: Annotated[float, Field(gt=0.0, le=100.0)] = Field(
+        default_factory=_papers_strength,
+        description="mixup, cutmix: alpha of the Beta(alpha, alpha) that the share is drawn from, "
+        "left out 0.2 and 1; munge: probability that a value is taken, left out 0.2.",
+    )
+    munge_spread: Positive = Field(
+        default=5.0,
+        description="munge: a number is drawn around the neighbour's with a standard deviation "
+        "of their distance divided by this.",
+    )
+
+    @model_validator(mode="after")
+    def _mixes_what_is_given(self) -> Self:
+        strength = _papers_strength({"mixing": self.mixing})
+        if self.mixing == "none" and self.mixing_strength != strength:
+            raise ValueError(
+                "given mixing_strength without mixing, which reads it; remove it, or give "
+                'mixing = "mixup"'
+            )
+        if self.mixing == "munge" and self.mixing_strength > 1:
+            raise ValueError(
+                f"given mixing_strength = {self.mixing_strength:g}, but munge takes a value with "
+                "that probability; expected at most 1"
+            )
+        if self.mixing != "munge" and self.munge_spread != 5.0:
+            raise ValueError(
+                'given munge_spread, which only munge reads; remove it, or give mixing = "munge"'
+            )
+        return self
 
 
 class Schedule(Settings):
@@ -140,10 +181,11 @@ def _papers_temperature(data: Mapping[str, Any]) -> float:
 class DistillSettings(TrainSettings):
     """Say how a student learns from its teacher (Hinton, Vinyals, Dean 2015)."""
 
-    loss: Literal["kd", "dkd", "dist", "standardized", "mse", "multi"] = Field(
-        default="kd",
+    loss: Literal["auto", "kd", "dkd", "dist", "standardized", "mse", "multi", "cosine"] = Field(
+        default="auto",
         description="Soft loss: Hinton's, decoupled, correlations (DIST), of standardized "
-        "logits, squared error of logits, or Hinton's at several temperatures.",
+        "logits, squared error, Hinton's at several temperatures, or the angle between "
+        "embeddings; auto: kd, for numbers mse, for embeddings cosine.",
     )
     temperature: Temperature = Field(
         default_factory=_papers_temperature,
@@ -175,16 +217,50 @@ class DistillSettings(TrainSettings):
         description="Divide the teacher's logits by the one temperature that makes its certainty "
         "honest on validation; auto: where held-out folds gain by it beyond noise.",
     )
+    narrow_by: Literal["projection", "pca"] | None = Field(
+        default=None,
+        description="For a student whose embeddings are narrower than those it learns from: it is "
+        "taught behind a projection that stays behind, or the embeddings are reduced by PCA.",
+    )
     features: FeatureSettings | None = Field(
         default=None,
         description="Teach layers inside the student too; for torch teachers, which then run at "
         "every step.",
+    )
+    soft_targets: str = Field(
+        default="fp32",
+        description='How the teacher\'s logits are kept: "fp32" (exact), "fp16", or "top-K", e.g. '
+        '"top-8": the K largest and the mass of the rest.',
     )
     tune: Annotated[int, Field(ge=0, le=13)] = Field(
         default=0,
         description="Short trainings, a fifth of the epochs each, that choose temperature and "
         "kd_weight on validation; 0 takes those given.",
     )
+
+    student: Literal["task", "teacher"] = Field(
+        default="task",
+        description="Who learns: the task's student, or a fresh network of the teacher's own "
+        "architecture (born-again networks).",
+    )
+    peers: bool = Field(
+        default=False,
+        description="Train an arm `codistilled` too: two students with different first weights "
+        "that teach each other, without the teacher.",
+    )
+    seeds: tuple[Seed, ...] = Field(
+        default=(),
+        description="Train all arms once with each of these seeds; left out, with the recipe's.",
+    )
+
+    @model_validator(mode="after")
+    def _repeats_no_seed(self) -> Self:
+        if len(set(self.seeds)) < len(self.seeds):
+            raise ValueError(
+                f"given seeds = {list(self.seeds)}, but one seed trains the same networks each "
+                "time; expected different ones"
+            )
+        return self
 
     @model_validator(mode="after")
     def _has_something_to_tune(self) -> Self:
@@ -196,6 +272,24 @@ class DistillSettings(TrainSettings):
             raise ValueError(
                 "given tune with a schedule, but trials choose between numbers; give temperature "
                 "and kd_weight as numbers, or remove tune"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _has_one_label_where_it_needs_one(self) -> Self:
+        if self.loss == "dkd" and self.mixing in ("mixup", "cutmix"):
+            raise ValueError(
+                f'given loss = "dkd" with mixing = "{self.mixing}", but dkd needs one label for '
+                'each sample; take loss = "kd", or mixing = "munge"'
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _keeps_soft_targets_in_a_known_way(self) -> Self:
+        if not re.fullmatch(r"fp32|fp16|top-[1-9]\d{0,4}", self.soft_targets):
+            raise ValueError(
+                f'given soft_targets = "{self.soft_targets}", expected "fp32", "fp16" or "top-K" '
+                'with a number, e.g. "top-8"'
             )
         return self
 
@@ -216,7 +310,7 @@ class DistillSettings(TrainSettings):
 
 
 _READ_BY = {
-    "temperature": ("kd", "dkd", "dist", "standardized"),
+    "temperature": ("kd", "dkd", "dist", "standardized", "auto"),
     "dkd_alpha": ("dkd",),
     "dkd_beta": ("dkd",),
     "dist_beta": ("dist",),
