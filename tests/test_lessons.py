@@ -70,7 +70,7 @@ def test_a_temperature_is_a_number_a_schedule_or_the_papers(override: str, wante
             ["distill.kd_weight={start=1,end=0,schedule='exponential'}"],
             'no exponential reaches 0; take schedule = "cosine"',
         ),
-        (["distill.dkd_beta=2"], 'given dkd_beta with loss = "kd", which does not read it; remove'),
+        (["distill.dkd_beta=2"], 'given dkd_beta with loss = "auto", which does not read it; rem'),
         (["distill.loss=mse", "distill.temperature=2"], 'given temperature with loss = "mse"'),
         (["distill.loss=multi", "distill.temperatures=[]"], "distill.temperatures: given []"),
         (["distill.features.layers=[['a']]"], 'layers[0][1]: given ["a"], expected one entry more'),

@@ -54,7 +54,7 @@ def pairs(settings: DistillSettings) -> tuple[tuple[float, float], ...]:
     """
     given, weight = settings.temperature, settings.kd_weight
     assert not isinstance(given, Schedule) and not isinstance(weight, Schedule)
-    reads = settings.loss not in ("mse", "multi")
+    reads = settings.loss not in ("mse", "multi", "cosine")
     wanted = [(t if reads else given, w) for t, w in ((given, weight), *SPACE)]
     return tuple(dict.fromkeys(wanted))[: settings.tune]
 
