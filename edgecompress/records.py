@@ -16,6 +16,16 @@ Status = Literal["pass", "fail", "inconclusive"]
 Basis = Literal["measured", "on-device", "predicted", "exact", "host", "none"]
 SplitName = Literal["train", "validation", "test"]
 Kind = Literal["classification", "binary", "multilabel", "regression", "embedding", "tokens"]
+Family = Literal[
+    "resnet8",
+    "ds_cnn",
+    "mobilenet_v1",
+    "sensor_net",
+    "audio_net",
+    "tabular_net",
+    "hashed_bag",
+    "text_encoder",
+]
 
 
 @dataclass(frozen=True)
@@ -72,13 +82,54 @@ class EpochPoint:
 
 
 @dataclass(frozen=True)
+class Figures:
+    """Hold what is known of a network beside its score, all on validation.
+
+    `nll` (nats) and `calibration_error` are None for tasks without classes. `agreement` is the
+    share of answers that are the teacher's too, for numbers R2 against the teacher's; None for the
+    teacher itself. `membership_auc`, with its 95 % interval, tells training samples from
+    validation samples by their losses: 0.5 is chance, 1 is a network that gives away every one.
+    """
+
+    nll: float | None
+    calibration_error: float | None
+    agreement: float | None
+    membership_auc: float
+    membership_low: float
+    membership_high: float
+
+
+@dataclass(frozen=True)
 class Arm:
-    """Hold one trained arm of a comparison: `distilled`, its hard-label `control`, or `teacher`."""
+    """Hold one trained arm of a comparison: `distilled`, its `control`, ..., or `teacher`."""
 
     name: str
     weights: Artifact
     evaluation: Evaluation
     curve: tuple[EpochPoint, ...]
+    seed: int = 0
+    figures: Figures | None = None
+
+
+@dataclass(frozen=True)
+class TeacherScore:
+    """Hold how a teacher stands beside its students, as it taught them.
+
+    Its membership figure says something only of a teacher that was `trained_here`, on the
+    training split of this very task.
+    """
+
+    evaluation: Evaluation
+    figures: Figures
+    trained_here: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Hold the figures of some arms, in their order, and their teacher's."""
+
+    arms: tuple[Figures, ...]
+    teacher: TeacherScore
 
 
 @dataclass(frozen=True)
@@ -92,7 +143,7 @@ class Trial:
 
 @dataclass(frozen=True)
 class TrainedNetwork:
-    """Hold the arms of one training stage and the name of the arm that goes on.
+    """Hold the arms of one training stage, each seed's, and which of them goes on.
 
     `plan` is the pruning plan that the architecture needs before the weights fit; None when the
     architecture is the task's own. `trials` are what temperature and weight were chosen from.
@@ -105,11 +156,13 @@ class TrainedNetwork:
     parameters: int
     reason: str
     trials: tuple[Trial, ...] = ()
+    seed: int = 0
+    teacher: TeacherScore | None = None
 
     @property
     def arm(self) -> Arm:
-        """Return the arm that goes on."""
-        return next(arm for arm in self.arms if arm.name == self.shipped)
+        """Return the arm that goes on, of the seed that goes on."""
+        return next(a for a in self.arms if (a.name, a.seed) == (self.shipped, self.seed))
 
 
 @dataclass(frozen=True)
@@ -227,6 +280,47 @@ class Verdict:
     status: Status
     checks: tuple[BudgetCheck, ...]
     reason: str
+
+
+@dataclass(frozen=True)
+class StudentSpec:
+    """Name a student: a family of `students/`, its widths and numbers of blocks multiplied."""
+
+    family: Family
+    width: float = 1.0
+    depth: float = 1.0
+
+    @property
+    def label(self) -> str:
+        """Return what tables and recipes call it.
+
+        >>> StudentSpec("ds_cnn", 0.5).label
+        'ds_cnn-w0.5-d1'
+        """
+        return f"{self.family}-w{self.width:g}-d{self.depth:g}"
+
+
+@dataclass(frozen=True)
+class StudentOffer:
+    """Hold what one student would cost, found out before any training.
+
+    Of its files (float, int8) the quickest that may fit counts, `scheme`. `latency_ms` is
+    predicted where the device is not here; None where the size alone ruled the student out.
+    """
+
+    spec: StudentSpec
+    parameters: int
+    macs_m: float
+    scheme: str
+    size_bytes: int
+    latency_ms: Quantiles | None
+    peak_memory_bytes: int | None
+    verdict: Verdict
+
+    @property
+    def fits(self) -> bool:
+        """Return whether it meets every budget."""
+        return self.verdict.status == "pass"
 
 
 @dataclass(frozen=True)
