@@ -9,8 +9,10 @@ import torch
 from tiny_lessons import blobs, dense
 from torch import Tensor, nn
 
+from edgecompress.distilling.arms import train_arm
 from edgecompress.distilling.checkpoint import weights_digest
-from edgecompress.distilling.distill import CONTROL, DISTILLED, distill, train_arm
+from edgecompress.distilling.choice import CONTROL, DISTILLED
+from edgecompress.distilling.distill import distill
 from edgecompress.distilling.lesson import value_at
 from edgecompress.distilling.loop import Bench
 from edgecompress.distilling.losses import UNLABELLED, distillation_loss
@@ -60,7 +62,7 @@ def test_a_temperature_is_a_number_a_schedule_or_the_papers(override: str, wante
 @pytest.mark.parametrize(
     ("overrides", "wanted"),
     [
-        (["distill.loss=dkdd"], "distill.loss: given \"dkdd\", expected 'kd', 'dkd'"),
+        (["distill.loss=dkdd"], "distill.loss: given \"dkdd\", expected 'auto', 'kd'"),
         (["distill.temperature={start=0,end=1}"], "distill.temperature.start: given 0, expected g"),
         (["distill.temperature={start=5,ende=1}"], "temperature.ende: unknown key; did you mean"),
         (["distill.temperature='hot'"], 'distill.temperature: given "hot", expected a number, wi'),

@@ -4,25 +4,18 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from torch import Tensor
 
 from edgecompress.distilling.hints import Answer, Hints
-from edgecompress.distilling.losses import (
-    Loss,
-    correlation_loss,
-    decoupled_loss,
-    hard_loss,
-    logit_loss,
-    multi_temperature_loss,
-    soft_loss,
-    standardized_loss,
-)
+from edgecompress.distilling.kinds import Aim, hard_part, soft_part
+from edgecompress.distilling.losses import Loss
 from edgecompress.distilling.views import SoftTargets, Views
 from edgecompress.errors import TrainingError
 from edgecompress.lessons import Schedule
 from edgecompress.recipe import DistillSettings
+from edgecompress.records import Kind
 
 
 @dataclass(frozen=True)
@@ -42,7 +35,7 @@ class Lesson:
 
     `samples` is how many samples an epoch shows: arms that are compared show equally many. With
     `hints` the teacher is asked at every step, else its `soft` targets are read. `own` is a user's
-    loss in the place of the recipe's.
+    loss in the place of the recipe's. `aim` is what answers are held against, by the task's kind.
     """
 
     views: Views
@@ -51,6 +44,12 @@ class Lesson:
     soft: SoftTargets | None = None
     hints: Hints | None = None
     own: Loss | None = None
+    aim: Aim = field(default_factory=Aim)
+
+    @property
+    def kind(self) -> Kind:
+        """Return the kind of the task."""
+        return self.aim.kind
 
     def word(self, view: int, rows: Tensor, inputs: Mapping[str, Tensor]) -> Answer | None:
         """Return what the teacher says of `rows` of a view, whose `inputs` are given."""
@@ -68,42 +67,25 @@ class Lesson:
     ) -> Tensor:
         """Return the arm's loss on one batch of the student's answers and the teacher's."""
         if word is None or self.settings is None:
-            return _hard(answer.logits, labels, label_smoothing, moment)
+            return self._hard(answer.logits, labels, label_smoothing, moment)
         taught = word.logits.to(labels.device)
         if self.own is not None:
             loss = _one_number(self.own(answer.logits, taught, labels))
         else:
             weight = value_at(self.settings.kd_weight, moment.done)
             temperature = value_at(self.settings.temperature, moment.done)
-            soft = soft_part(self.settings, answer.logits, taught, labels, temperature)
-            hard = _hard(answer.logits, labels, label_smoothing, moment)
+            soft = soft_part(self.aim, self.settings, answer.logits, taught, labels, temperature)
+            hard = self._hard(answer.logits, labels, label_smoothing, moment)
             loss = weight * soft + (1.0 - weight) * hard
         if self.hints is not None:
             loss = loss + self.hints.loss(answer.features, word.features)
         return loss
 
-
-def soft_part(
-    settings: DistillSettings, student: Tensor, teacher: Tensor, labels: Tensor, temperature: float
-) -> Tensor:
-    """Return the soft loss that the recipe names."""
-    match settings.loss:
-        case "kd":
-            return soft_loss(student, teacher, temperature)
-        case "dkd":
-            return decoupled_loss(
-                student, teacher, labels, temperature, settings.dkd_alpha, settings.dkd_beta
-            )
-        case "dist":
-            return correlation_loss(
-                student, teacher, temperature, settings.dist_beta, settings.dist_gamma
-            )
-        case "standardized":
-            return standardized_loss(student, teacher, temperature)
-        case "mse":
-            return logit_loss(student, teacher)
-        case "multi":
-            return multi_temperature_loss(student, teacher, settings.temperatures)
+    def _hard(
+        self, logits: Tensor, labels: Tensor, label_smoothing: float, moment: Moment
+    ) -> Tensor:
+        count = None if moment.labelled is None else moment.labelled * len(labels)
+        return hard_part(self.aim, logits, labels, label_smoothing, count)
 
 
 def value_at(given: float | Schedule, done: float) -> float:
@@ -124,11 +106,6 @@ def value_at(given: float | Schedule, done: float) -> float:
             return end + (start - end) * 0.5 * (1.0 + math.cos(math.pi * done))
         case "exponential":
             return start * math.exp(done * math.log(end / start))
-
-
-def _hard(logits: Tensor, labels: Tensor, label_smoothing: float, moment: Moment) -> Tensor:
-    count = None if moment.labelled is None else moment.labelled * len(labels)
-    return hard_loss(logits, labels, label_smoothing, count)
 
 
 def _one_number(loss: object) -> Tensor:

@@ -1,7 +1,8 @@
 """Losses as pure functions of logits, always in log-space.
 
 Logits are tensors of shape (batch, classes), labels int64 of shape (batch,). Every loss returns a
-scalar averaged over the samples, in float64 for float64 logits and in float32 for all others.
+scalar averaged over the samples, in float64 for float64 logits and in float32 for all others;
+`weights`, which sum to one, are each sample's share of the average where they are not alike.
 TrainingError where the two shapes differ, for torch would broadcast them in silence.
 """
 
@@ -31,22 +32,27 @@ def hard_loss(
 ) -> Tensor:
     """Return the cross-entropy averaged over the labelled samples; zero when there are none.
 
-    `label_smoothing` spreads that share of each label evenly over all classes (Szegedy et al. 2016,
-    "Rethinking the Inception Architecture for Computer Vision", section 7). `count` divides the
-    sum where it is not the number of labelled samples: for a part of a larger batch.
+    `labels` may be the probabilities of each class, (batch, classes), where samples were mixed; a
+    row of zeros has no label. `label_smoothing` spreads that share of each label evenly over all
+    classes (Szegedy et al. 2016, "Rethinking the Inception Architecture for Computer Vision",
+    section 7). `count` divides the sum where it is not the number of labelled samples: for a part
+    of a larger batch.
     """
-    labelled = (labels != UNLABELLED).sum().clamp(min=1) if count is None else count
-    total = F.cross_entropy(
+    mixed = labels.is_floating_point()
+    labelled = labels.any(dim=1) if mixed else labels != UNLABELLED
+    each = F.cross_entropy(
         precise(student),
-        labels,
+        labels.to(precise(student)) if mixed else labels,
         ignore_index=UNLABELLED,
-        reduction="sum",
+        reduction="none",
         label_smoothing=label_smoothing,
     )
-    return total / labelled
+    return (each * labelled).sum() / (labelled.sum().clamp(min=1) if count is None else count)
 
 
-def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def soft_loss(
+    student: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """Return T² · KL(teacher ‖ student) of the softened distributions, averaged over samples.
 
     T² keeps the gradient's size about constant in T (Hinton, Vinyals, Dean 2015, "Distilling the
@@ -57,8 +63,8 @@ def soft_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
     0.0
     """
     _require_one_shape(student, teacher)
-    divergence = _divergence(_softened(student, temperature), _softened(teacher, temperature))
-    return divergence * temperature**2
+    ours, theirs = _softened(student, temperature), _softened(teacher, temperature)
+    return _divergence(ours, theirs, weights) * temperature**2
 
 
 def distillation_loss(
@@ -113,10 +119,10 @@ def decoupled_loss(
     CIFAR-100). With two classes NCKD is zero. Raises TrainingError for unlabelled samples.
     """
     _require_one_shape(student, teacher)
-    if bool((labels == UNLABELLED).any()):
+    if labels.is_floating_point() or bool((labels == UNLABELLED).any()):
         raise TrainingError(
-            "distill.loss: 'dkd' sets the label's class apart, but some samples have no label; "
-            'take loss = "kd" for an unlabelled pool'
+            "distill.loss: 'dkd' sets the label's class apart, but some samples have no label, or "
+            'more than one; take loss = "kd" for an unlabelled pool and for mixed samples'
         )
     ours = _around_label(_softened(student, temperature), labels)
     theirs = _around_label(_softened(teacher, temperature), labels)
@@ -142,7 +148,9 @@ def correlation_loss(
     return ((beta * inter + gamma * intra) * temperature**2).to(precise(student).dtype)
 
 
-def standardized_loss(student: Tensor, teacher: Tensor, temperature: float) -> Tensor:
+def standardized_loss(
+    student: Tensor, teacher: Tensor, temperature: float, weights: Tensor | None = None
+) -> Tensor:
     """Return the soft loss of logits brought to mean 0 and standard deviation 1, sample by sample.
 
     So the student need not match the teacher's range (Sun et al. 2024, "Logit Standardization in
@@ -155,10 +163,10 @@ def standardized_loss(student: Tensor, teacher: Tensor, temperature: float) -> T
             f"distill.loss: 'standardized' needs three classes or more, given {classes}: two "
             'standardized logits are 1 and -1, whatever the network says; take loss = "kd"'
         )
-    return soft_loss(_standardized(student), _standardized(teacher), temperature)
+    return soft_loss(_standardized(student), _standardized(teacher), temperature, weights)
 
 
-def logit_loss(student: Tensor, teacher: Tensor) -> Tensor:
+def logit_loss(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return half the mean squared difference of the logits themselves.
 
     (Ba, Caruana 2014, "Do Deep Nets Really Need to be Deep?", equation 1.) The mean over classes
@@ -166,18 +174,21 @@ def logit_loss(student: Tensor, teacher: Tensor) -> Tensor:
     """
     _require_one_shape(student, teacher)
     ours = precise(student)
-    return F.mse_loss(ours, teacher.to(ours)) / 2
+    return _average((ours - teacher.to(ours)).square().mean(dim=-1), weights) / 2
 
 
 def multi_temperature_loss(
-    student: Tensor, teacher: Tensor, temperatures: Sequence[float]
+    student: Tensor,
+    teacher: Tensor,
+    temperatures: Sequence[float],
+    weights: Tensor | None = None,
 ) -> Tensor:
     """Return the mean of the soft losses at several temperatures.
 
     (Jin, Wang, Lin 2023, "Multi-level Logit Distillation": the instance level of its prediction
     augmentation; temperatures 2 to 6 there.)
     """
-    return torch.stack([soft_loss(student, teacher, t) for t in temperatures]).mean()
+    return torch.stack([soft_loss(student, teacher, t, weights) for t in temperatures]).mean()
 
 
 def precise(logits: Tensor) -> Tensor:
@@ -200,11 +211,16 @@ def _softened(logits: Tensor, temperature: float) -> Tensor:
     return (logits - logits.detach().amax(dim=-1, keepdim=True)) / temperature
 
 
-def _divergence(student: Tensor, teacher: Tensor) -> Tensor:
+def _divergence(student: Tensor, teacher: Tensor, weights: Tensor | None = None) -> Tensor:
     """Return KL(teacher ‖ student) of two sets of logits, averaged over samples."""
     log_q = F.log_softmax(student, dim=-1)
     log_p = F.log_softmax(teacher, dim=-1).to(log_q.dtype)
-    return F.kl_div(log_q, log_p, reduction="batchmean", log_target=True)
+    divergences = F.kl_div(log_q, log_p, reduction="none", log_target=True)
+    return _average(divergences.sum(dim=-1), weights)
+
+
+def _average(each: Tensor, weights: Tensor | None) -> Tensor:
+    return each.mean() if weights is None else (each * weights.to(each)).sum()
 
 
 def _around_label(logits: Tensor, labels: Tensor) -> tuple[Tensor, Tensor]:
