@@ -87,7 +87,7 @@ def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tupl
     """Return the int8 candidates made from a float one; none without a `[quantize]` section."""
     if run.recipe.quantize is None or candidate.dropped is not None:
         return ()
-    settings = _for_device(run.recipe.quantize, profile)
+    settings = for_device(run.recipe.quantize, profile)
     rows = _calibration_rows(run, settings.calibration_samples)
     key = {
         "model": candidate.model.sha256,
@@ -118,7 +118,7 @@ def int8_notes(run: Run, profile: Profile) -> tuple[str, ...]:
     """Say where the 8-bit products of this machine or the device would saturate."""
     if run.recipe.quantize is None:
         return ()
-    seven = _for_device(run.recipe.quantize, profile).reduce_range
+    seven = for_device(run.recipe.quantize, profile).reduce_range
     saturates = "an x86 without VNNI, where sums of 8-bit products saturate"
     if run.recipe.quantize.reduce_range == "auto" and seven:
         return (f"int8 weights use 7 bits: the device is {saturates}",)
@@ -130,7 +130,7 @@ def int8_notes(run: Run, profile: Profile) -> tuple[str, ...]:
     return ()
 
 
-def _for_device(settings: QuantizeSettings, profile: Profile) -> QuantizeSettings:
+def for_device(settings: QuantizeSettings, profile: Profile) -> QuantizeSettings:
     """Return the settings with `reduce_range = "auto"` settled by the device's instructions."""
     if settings.reduce_range != "auto":
         return settings
