@@ -18,6 +18,7 @@ from pydantic import Field, field_validator, model_validator
 from edgecompress.errors import RecipeError
 from edgecompress.lessons import DistillSettings as DistillSettings
 from edgecompress.lessons import FeatureSettings as FeatureSettings
+from edgecompress.lessons import Seed
 from edgecompress.lessons import TrainSettings as TrainSettings
 from edgecompress.settings import (
     Count,
@@ -124,9 +125,7 @@ class Recipe(Settings):
     data: Path | None = Field(
         default=None, description="A file or folder handed to the task, relative to the recipe."
     )
-    seed: Annotated[int, Field(ge=0, lt=2**32)] = Field(
-        default=0, description="Seed of every random draw."
-    )
+    seed: Seed = Field(default=0, description="Seed of every random draw.")
     teacher: TrainSettings | None = Field(
         default=None, description="Train the teacher; leave out for one already trained."
     )
@@ -167,6 +166,11 @@ class Recipe(Settings):
             raise ValueError(
                 "[redistill] without [prune]: there is nothing to recover from; "
                 "add [prune] or remove [redistill]"
+            )
+        if self.redistill and (self.redistill.peers or self.redistill.student == "teacher"):
+            raise ValueError(
+                "[redistill] trains the pruned network on from its weights; "
+                "give peers and student in [distill]"
             )
         return self
 

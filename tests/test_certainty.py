@@ -11,10 +11,10 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgecompress.distilling.certainty import certainty_of
 from edgecompress.pipeline.answer import _teacher_note
-from edgecompress.pipeline.certainty import certainty_of
 from edgecompress.pipeline.run import RunOptions, open_run
-from edgecompress.pipeline.training import _calibrated, obtain_teacher, train_student
+from edgecompress.pipeline.training import obtain_teacher, train_student
 from edgecompress.recipe import DistillSettings, Recipe
 from edgecompress.tasks.metrics import teacher_quality
 from edgecompress.teachers.adapters import predict_logits
@@ -45,7 +45,7 @@ def test_run_calibrates_where_it_helps(certainty: float, wish: object, tmp_path:
     recipe = Recipe(task="digits", distill=settings)
     with open_run(recipe, tmp_path, RunOptions(), task(certainty)) as run:
         teacher = obtain_teacher(run)
-        calibrated = _calibrated(teacher, settings)
+        calibrated = teacher.calibrated(settings)
         train_student(run, teacher)
         (note,) = _teacher_note(run, teacher)
     before = predict_logits(teacher.teacher, run.task.validation.inputs)

@@ -8,20 +8,14 @@ import pytest
 import torch
 from torch import Tensor, nn
 
+from edgecompress.distilling.arms import train_arm
 from edgecompress.distilling.checkpoint import save_weights, weights_digest
-from edgecompress.distilling.distill import (
-    CONTROL,
-    DISTILLED,
-    distill,
-    pick_arm,
-    train_arm,
-)
+from edgecompress.distilling.choice import CONTROL, DISTILLED, PSEUDO, STUDENTS
+from edgecompress.distilling.distill import distill
 from edgecompress.distilling.loop import Bench, learning_rate, sample_order
 from edgecompress.distilling.modes import fastest_mode
-from edgecompress.distilling.views import SoftTargets, task_views
 from edgecompress.errors import DataError, OutOfTimeError, TeacherError, TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
-from edgecompress.records import Evaluation, Metric
 from edgecompress.tasks.task import Split, Task
 from edgecompress.teachers.adapters import as_teacher
 from edgecompress.teachers.weights import load_weights_
@@ -109,7 +103,7 @@ def test_distillation_trains_both_arms_and_leaves_its_inputs_alone() -> None:
     assert all(parameter.grad is None for parameter in teacher.parameters())
     assert [arm.name for arm in result.arms] == [DISTILLED, CONTROL]
     assert [len(arm.curve) for arm in result.arms] == [3, 3]
-    assert result.shipped in result.reason
+    assert f"the {STUDENTS[result.shipped]} goes on" in result.reason
     assert result.module is next(a.module for a in result.arms if a.name == result.shipped)
 
 
@@ -200,36 +194,6 @@ def test_a_frozen_student_is_refused() -> None:
 # --- views and soft targets -----------------------------------------------------------------
 
 
-class _Counting:
-    def __init__(self) -> None:
-        self.calls = 0
-
-    def logits(self, inputs: dict[str, Tensor]) -> Tensor:
-        self.calls += 1
-        return inputs["x"][:, :CLASSES] * 3
-
-
-def test_soft_targets_belong_to_the_sample_and_its_view(tmp_path: Path) -> None:
-    task, teacher = _task(augment=_noise), _Counting()
-    views = task_views(task, count=2, seed=0, pool=False)
-    targets = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path)
-    for view in (0, 1, 0, 1):
-        torch.testing.assert_close(targets.of(view), views.view(view)["x"][:, :CLASSES] * 3)
-    assert teacher.calls == 2
-    assert not torch.equal(views.view(0)["x"], views.view(1)["x"])
-    again = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path)
-    torch.testing.assert_close(again.of(1), targets.of(1), rtol=0, atol=0)
-    assert teacher.calls == 2
-
-
-def test_kept_soft_targets_of_another_view_are_not_taken(tmp_path: Path) -> None:
-    teacher = _Counting()
-    for task in (_task(augment=_noise), _task(augment=lambda batch, generator: batch)):
-        views = task_views(task, count=1, seed=0, pool=False)
-        logits = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path).of(0)
-        torch.testing.assert_close(logits, views.view(0)["x"][:, :CLASSES] * 3)
-
-
 def test_every_step_pairs_a_sample_with_the_teachers_word_on_that_view_of_it() -> None:
     teacher = _knowing()[0]  # a student that is its teacher has nothing to learn, at any step
     settings = QUICK.model_copy(update={"views": 2, "kd_weight": 1.0, "learning_rate": 1e-9})
@@ -238,38 +202,6 @@ def test_every_step_pairs_a_sample_with_the_teachers_word_on_that_view_of_it() -
         DISTILLED, teacher, task, settings, Bench(), as_teacher(teacher, ("a", "b", "c"))
     )
     assert max(abs(point.loss) for point in arm.curve) < 1e-5
-
-
-def test_damaged_soft_targets_are_asked_for_again(tmp_path: Path) -> None:
-    task, teacher = _task(), _Counting()
-    views = task_views(task, count=0, seed=0, pool=False)
-    first = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path).of(0)
-    (path,) = tmp_path.iterdir()
-    data = bytearray(path.read_bytes())
-    data[-1] ^= 1
-    path.write_bytes(bytes(data))
-    again = SoftTargets(as_teacher(teacher, task.class_names), views, tmp_path).of(0)
-    assert teacher.calls == 2
-    torch.testing.assert_close(again, first, rtol=0, atol=0)
-
-
-def test_views_are_fresh_each_epoch_or_repeat() -> None:
-    task = _task(augment=_noise)
-    fresh, few = task_views(task, 0, 0, False), task_views(task, 2, 0, False)
-    assert [fresh.index(epoch) for epoch in range(4)] == [0, 1, 2, 3]
-    assert [few.index(epoch) for epoch in range(4)] == [0, 1, 0, 1]
-    assert [task_views(_task(), 0, 0, False).index(epoch) for epoch in range(2)] == [0, 0]
-
-
-def test_augmenting_leaves_the_task_as_it_was() -> None:
-    def in_place(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
-        batch["x"] += 1
-        return batch
-
-    task = _task(augment=in_place)
-    before = task.train.inputs["x"].copy()
-    task_views(task, 0, 0, False).view(3)
-    np.testing.assert_array_equal(task.train.inputs["x"], before)
 
 
 def test_a_teacher_that_is_not_finite_stops_before_any_step() -> None:
@@ -299,35 +231,13 @@ def test_what_would_mislead_is_refused_before_training(
         distill(_net(1), teacher, _task(**changes), QUICK)
 
 
-def test_a_pool_teaches_the_distilled_arm_alone() -> None:
+def test_a_pool_teaches_all_arms_but_the_control() -> None:
     task = _task(unlabelled=_split(160, 5, labelled=False))
     result = distill(_net(1), _knowing(), task, QUICK)
+    assert [arm.name for arm in result.arms] == [DISTILLED, CONTROL, PSEUDO]
     plain = train_arm(CONTROL, _net(1), _task(), QUICK)
     control = next(arm for arm in result.arms if arm.name == CONTROL)
     assert weights_digest(control.module) != weights_digest(plain.module)  # more steps, same labels
-
-
-# --- the choice -----------------------------------------------------------------------------
-
-
-def _scored(right: int, of: int = 1000) -> Evaluation:
-    scores = tuple([1.0] * right + [0.0] * (of - right))
-    return Evaluation(Metric("accuracy", right / of, 0, 1, "validation"), scores)
-
-
-@pytest.mark.parametrize(
-    ("distilled", "control", "shipped", "words"),
-    [
-        (950, 900, DISTILLED, "distillation helped: +0.0500 accuracy"),
-        (900, 950, CONTROL, "distillation hurt: -0.0500 accuracy"),
-        (950, 949, DISTILLED, "no difference that this validation set can show"),
-    ],
-)
-def test_the_better_arm_goes_on(distilled: int, control: int, shipped: str, words: str) -> None:
-    picked, reason = pick_arm({DISTILLED: _scored(distilled), CONTROL: _scored(control)})
-    assert picked == shipped
-    assert words in reason
-    assert reason.endswith(f"the {shipped} student goes on")
 
 
 def test_a_recorded_mode_is_one_that_was_tried() -> None:

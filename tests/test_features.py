@@ -11,8 +11,10 @@ import torch
 from tiny_lessons import Maps, blobs, dense
 from torch import Tensor, nn
 
+from edgecompress.distilling.arms import train_arm
 from edgecompress.distilling.checkpoint import weights_digest
-from edgecompress.distilling.distill import CONTROL, DISTILLED, distill, train_arm
+from edgecompress.distilling.choice import CONTROL, DISTILLED
+from edgecompress.distilling.distill import distill
 from edgecompress.distilling.features import attention_loss, hint_loss, relational_loss
 from edgecompress.distilling.hints import Hints
 from edgecompress.distilling.loop import Bench

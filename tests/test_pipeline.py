@@ -16,8 +16,9 @@ import torch
 
 from edgecompress.errors import OutOfTimeError, TaskError
 from edgecompress.pipeline.compress import compress
+from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.run import RunOptions, open_run
-from edgecompress.pipeline.training import Network, TeacherInHand, prune_student
+from edgecompress.pipeline.training import prune_student
 from edgecompress.profiles import load_profile
 from edgecompress.recipe import PruneSettings, Recipe, load_recipe
 from edgecompress.records import Report
@@ -232,7 +233,8 @@ from edgecompress.distilling import loop
 loop.CHECKPOINT_SECONDS = 0.0
 from edgecompress.pipeline.compress import compress
 from edgecompress.pipeline.run import RunOptions, open_run
-from edgecompress.pipeline.training import Network, TeacherInHand, prune_student
+from edgecompress.pipeline.networks import Network, TeacherInHand
+from edgecompress.pipeline.training import prune_student
 from edgecompress.profiles import load_profile
 from edgecompress.recipe import load_recipe
 

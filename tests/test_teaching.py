@@ -15,7 +15,9 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.svm import LinearSVC
 from torch import nn
 
-from edgecompress.distilling.distill import DISTILLED, distill, forward
+from edgecompress.distilling.choice import DISTILLED
+from edgecompress.distilling.distill import distill
+from edgecompress.distilling.scoring import forward
 from edgecompress.recipe import DistillSettings
 from edgecompress.tasks.task import Split, Task
 from edgecompress.teachers.adapters import as_teacher, predict_logits

@@ -130,8 +130,8 @@ def test_each_training_of_one_distillation_resumes_from_its_own_checkpoint(
     for one, other in zip(kept.arms, plain.arms, strict=True):
         assert weights_digest(one.module) == weights_digest(other.module)
     assert {p.name for p in tmp_path.iterdir()} == {
-        "distilled-c.safetensors",
-        "control-c.safetensors",
+        "distilled-0-c.safetensors",
+        "control-0-c.safetensors",
     }
 
 

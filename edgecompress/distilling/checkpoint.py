@@ -106,5 +106,11 @@ def weights_digest(module: nn.Module) -> str:
     return digest.hexdigest()
 
 
+def layout_digest(module: nn.Module) -> str:
+    """Return one digest over the names and shapes of a module's weights, whatever their values."""
+    layout = [(k, str(v.dtype), tuple(v.shape)) for k, v in module.state_dict().items()]
+    return hashlib.sha256(json.dumps(layout).encode()).hexdigest()
+
+
 def _named(prefix: str, values: Mapping[str, Tensor]) -> dict[str, torch.Tensor]:
     return {k.removeprefix(prefix): v for k, v in values.items() if k.startswith(prefix)}

@@ -8,7 +8,7 @@ from dataclasses import dataclass, replace
 from math import inf
 
 from edgecompress import __version__
-from edgecompress.distilling.distill import CONTROL
+from edgecompress.distilling.choice import CONTROL
 from edgecompress.measuring.host import describe_host
 from edgecompress.measuring.readings import GUARD
 from edgecompress.pipeline.candidates import (
@@ -21,8 +21,8 @@ from edgecompress.pipeline.candidates import (
     teacher_score,
 )
 from edgecompress.pipeline.choice import choose, median_ms, without_slower
+from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.run import Run
-from edgecompress.pipeline.training import Network, TeacherInHand, arm_network
 from edgecompress.profiles import Profile
 from edgecompress.recipe import MeasureSettings
 from edgecompress.records import Candidate, Evaluation, Report, Verdict
@@ -178,7 +178,7 @@ def _control(run: Run, networks: Sequence[Network], chosen: Candidate) -> Candid
     network = next(n for n in networks if chosen.label.startswith(f"{n.label}-"))
     if network.training is None:
         return None
-    arm = export_network(run, arm_network(network, CONTROL), CONTROL)
+    arm = export_network(run, network.as_arm(CONTROL), CONTROL)
     return scored(run, scored(run, arm, "validation"), "test")
 
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompress.distilling.distill import forward
+from edgecompress.distilling.scoring import forward
 from edgecompress.exporting.onnx import export
 from edgecompress.exporting.parity import FLOAT, INT8, Tolerance, check_parity
 from edgecompress.measuring.features import Features, read_features
@@ -18,8 +18,8 @@ from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
 from edgecompress.measuring.targets.machine import fingerprint, machine_of
 from edgecompress.measuring.targets.target import HOST, Target
+from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.run import Run
-from edgecompress.pipeline.training import Network, TeacherInHand
 from edgecompress.profiles import Profile
 from edgecompress.quantizing.schemes import QuantizedModel, quantize
 from edgecompress.recipe import QuantizeSettings

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompress.recipe import DistillSettings
 from edgecompress.tasks.metrics import TeacherQuality, teacher_quality
 from edgecompress.tasks.task import Task
+from edgecompress.teachers.adapters import CheckedTeacher
 from edgecompress.teachers.calibration import Calibration, calibrate
 
 # Enough to find one number; more would only take time where there are many classes.
@@ -58,3 +60,11 @@ def certainty_of(task: Task, outputs: NDArray[Any]) -> Certainty:
     return Certainty(
         teacher_quality(logits, labels), teacher_quality(found.held_out, labels), found
     )
+
+
+def calibrated(
+    teacher: CheckedTeacher, certainty: Certainty | None, settings: DistillSettings
+) -> CheckedTeacher:
+    """Return the teacher with its certainty set right, where the settings ask for it."""
+    temperature = 1.0 if certainty is None else certainty.temperature(settings.calibrate_teacher)
+    return teacher if temperature == 1 else replace(teacher, temperature=temperature)

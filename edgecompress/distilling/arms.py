@@ -1,0 +1,210 @@
+"""The arms of a distillation: which there are, what each learns from, and which goes on.
+
+All arms of one seed begin with the same weights (a peer apart), take the same number of steps and
+see samples augmented alike; those that are shown the unlabelled pool see it in the same order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import Generic, TypeVar
+
+import numpy as np
+import torch
+from torch import Tensor, nn
+
+from edgecompress.distilling.beginnings import Student, begun
+from edgecompress.distilling.choice import (
+    CODISTILLED,
+    CONTROL,
+    DISTILLED,
+    PSEUDO,
+    Contender,
+    pick_arm,
+)
+from edgecompress.distilling.hints import Hints, require_torch
+from edgecompress.distilling.lesson import Lesson
+from edgecompress.distilling.loop import Bench, computing, crew_of_launch, train_
+from edgecompress.distilling.peers import Pair, PeerLesson
+from edgecompress.distilling.scoring import score
+from edgecompress.distilling.soft_targets import SoftTargets
+from edgecompress.distilling.tuning import choice_in_words, tuned
+from edgecompress.distilling.views import Views, task_views
+from edgecompress.errors import TrainingError
+from edgecompress.recipe import DistillSettings, TrainSettings
+from edgecompress.records import EpochPoint, Evaluation, Figures, Trial
+from edgecompress.tasks.task import Task
+from edgecompress.teachers.adapters import CheckedTeacher, predict_logits
+
+C = TypeVar("C", bound=Contender)
+
+
+@dataclass(frozen=True)
+class TrainedArm:
+    """Hold one trained arm: the network, its validation score, its curve and its figures."""
+
+    name: str
+    module: nn.Module
+    evaluation: Evaluation
+    curve: tuple[EpochPoint, ...]
+    seed: int = 0
+    figures: Figures | None = None
+
+
+@dataclass(frozen=True)
+class Contest(Generic[C]):
+    """Hold all arms of all seeds, the network that goes on and why, and what was tried before."""
+
+    arms: tuple[C, ...]
+    winner: C
+    reason: str
+    trials: tuple[Trial, ...]
+
+
+def contest(
+    task: Task,
+    settings: DistillSettings,
+    seed: int,
+    train: Callable[[str, DistillSettings, int], C],
+    trial: Callable[[DistillSettings, int], Evaluation],
+) -> Contest[C]:
+    """Tune, train every arm with every seed, and pick the network that goes on.
+
+    `train(arm, settings, seed)` trains one arm; `trial(settings, seed)` scores a short training of
+    the distilled one. All arms of a seed are trained before the next seed's. `seed` is for
+    settings that give none.
+    """
+    seeds = settings.seeds or (seed,)
+    settings, trials = tuned(settings, lambda short: trial(short, seeds[0]))
+    arms = tuple(train(name, settings, s) for s in seeds for name in arm_names(task, settings))
+    winner, reason = pick_arm(arms)
+    return Contest(arms, winner, choice_in_words(trials) + reason, trials)
+
+
+def arm_names(task: Task, settings: DistillSettings) -> tuple[str, ...]:
+    """Return the arms that a distillation trains, in order."""
+    pseudo = (PSEUDO,) if task.unlabelled is not None else ()
+    peers = (CODISTILLED,) if settings.peers else ()
+    return (DISTILLED, CONTROL, *pseudo, *peers)
+
+
+def consults_teacher(name: str) -> bool:
+    """Return whether an arm learns anything from the teacher."""
+    return name in (DISTILLED, PSEUDO)
+
+
+def settings_of(name: str, settings: TrainSettings) -> dict[str, object]:
+    """Return the settings that the training of one arm depends on, for its key in a store."""
+    asked = settings.model_dump()
+    if name == DISTILLED:
+        return {key: asked[key] for key in asked if key not in ("seeds", "peers", "student")}
+    return {key: asked[key] for key in TrainSettings.model_fields}
+
+
+def train_arm(
+    name: str,
+    student: Student,
+    task: Task,
+    settings: TrainSettings,
+    bench: Bench = Bench(),
+    teacher: CheckedTeacher | None = None,
+) -> TrainedArm:
+    """Train a student as one arm with the seed of `bench`; a module given is left as it was.
+
+    `distilled` and `pseudo` ask the teacher, every other arm does not. A pool of unlabelled
+    samples is shown to all arms that can learn from it; the others see as many samples, all
+    labelled. Of two peers the better one on validation is kept.
+    """
+    module = begun(student, bench.seed)
+    if name == CODISTILLED:
+        module = Pair(module, begun(student, bench.seed, peer=1))
+    lesson = _lesson(name, task, settings, bench, teacher)
+
+    def validated(network: nn.Module) -> float:
+        return score(_better(network, task), task, "validation").metric.value
+
+    with computing(bench.mode):
+        curve = train_(module, lesson, settings, validated, bench)
+    module.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
+    module.eval()
+    module = _better(module, task)
+    return TrainedArm(name, module, score(module, task, "validation"), curve, bench.seed)
+
+
+def _better(network: nn.Module, task: Task) -> nn.Module:
+    """Return the better of two peers on validation, the first of equals; others as they are."""
+    if not isinstance(network, Pair):
+        return network
+    one, other = (score(p, task, "validation").metric for p in (network.one, network.other))
+    ahead = other.value > one.value if one.higher_is_better else other.value < one.value
+    return network.other if ahead else network.one
+
+
+def _lesson(
+    name: str,
+    task: Task,
+    settings: TrainSettings,
+    bench: Bench,
+    teacher: CheckedTeacher | None,
+) -> Lesson:
+    """Return what an arm learns from; every arm's epoch shows equally many samples."""
+    pool = task.unlabelled if isinstance(settings, DistillSettings) else None
+    samples = len(task.train) + (len(pool) if pool is not None else 0)
+
+    def views(pooled: bool) -> Views:
+        return task_views(task, settings, bench.seed, pool=pooled and pool is not None)
+
+    match name:
+        case "distilled":
+            assert isinstance(settings, DistillSettings)
+            return _soft_lesson(views(True), samples, settings, bench, _given(teacher, name))
+        case "pseudo":
+            shown = views(True)
+            return Lesson(
+                replace(shown, labels=_filled(shown, task, _given(teacher, name))), samples
+            )
+        case "codistilled":
+            return PeerLesson(views(True), samples)
+        case _:
+            return Lesson(views(False), samples)
+
+
+def _soft_lesson(
+    views: Views, samples: int, settings: DistillSettings, bench: Bench, teacher: CheckedTeacher
+) -> Lesson:
+    if samples > 0 and settings.loss == "dkd" and bool((views.labels < 0).any()):
+        raise TrainingError(
+            "distill.loss: 'dkd' needs the label of every sample, but the task has unlabelled "
+            'ones; take loss = "kd"'
+        )
+    autocast = bench.mode.precision == "bf16"
+    if settings.features is not None:
+        require_torch(teacher)
+        hints = Hints(teacher, settings.features, bench.seed, autocast)
+        return Lesson(views, samples, settings, hints=hints, own=bench.loss)
+    soft = SoftTargets(
+        teacher,
+        views,
+        bench.soft_folder,
+        autocast,
+        bench.tick,
+        settings.soft_targets,
+        crew_of_launch(),
+    )
+    return Lesson(views, samples, settings, soft, own=bench.loss)
+
+
+def _filled(views: Views, task: Task, teacher: CheckedTeacher) -> Tensor:
+    """Return the labels of all samples, those of the pool the teacher's hard answers."""
+    assert task.unlabelled is not None
+    answers = predict_logits(teacher, task.unlabelled.inputs).argmax(axis=1)
+    labels = views.labels.clone()
+    labels[len(task.train) :] = torch.from_numpy(np.asarray(answers, dtype=np.int64))
+    return labels
+
+
+def _given(teacher: CheckedTeacher | None, arm: str) -> CheckedTeacher:
+    if teacher is None:
+        raise TrainingError(f"distill: no teacher was given; the {arm} arm needs one")
+    return teacher

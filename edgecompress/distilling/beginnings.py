@@ -1,0 +1,73 @@
+"""How a student begins: with its own weights, with ones drawn from a seed, or born again."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+
+import torch
+from torch import nn
+
+from edgecompress.distilling.views import mixed_seed
+from edgecompress.errors import RecipeError, TaskError, TrainingError
+from edgecompress.teachers.adapters import CheckedTeacher, ModuleTeacher
+
+Student = nn.Module | Callable[[], nn.Module]
+"""A module, with whose weights every training begins, or a function that draws fresh ones."""
+
+_RESETS = ("reset_parameters", "_reset_parameters")
+
+
+def begun(student: Student, seed: int, peer: int = 0) -> nn.Module:
+    """Return a student to be trained: a copy of a module, or what the function makes of a seed.
+
+    `peer` numbers students of one seed that must differ. Raises TaskError where the function
+    makes anything but a module.
+    """
+    if isinstance(student, nn.Module):
+        return copy.deepcopy(student)
+    with torch.random.fork_rng(devices=[]):
+        torch.manual_seed(mixed_seed(seed, 2, *([peer] if peer else [])))
+        made: object = student()
+    if not isinstance(made, nn.Module):
+        raise TaskError(
+            f"task: student() returned {type(made).__name__}; expected a torch.nn.Module"
+        )
+    return made
+
+
+def born_again(teacher: CheckedTeacher) -> Callable[[], nn.Module]:
+    """Return a function that makes fresh students of the teacher's own architecture.
+
+    (Furlanello et al. 2018, "Born Again Neural Networks".) Raises RecipeError for a teacher that
+    is no torch module.
+    """
+    inner = teacher.inner
+    if not isinstance(inner, ModuleTeacher):
+        raise RecipeError(
+            f'recipe: distill.student = "teacher" makes a network like the teacher, but this one '
+            f"is {type(inner).__name__}, no torch module; remove the key"
+        )
+    return lambda: afresh(inner.module)
+
+
+def afresh(network: nn.Module) -> nn.Module:
+    """Return a copy whose weights are drawn anew, each part's in its own way; all may learn.
+
+    Raises TrainingError for a part with weights of its own that does not say how they are drawn:
+    they would be the old network's.
+    """
+    fresh = copy.deepcopy(network)
+    # The inner parts first, so that what encloses them has the last word, as when it was made.
+    for name, part in reversed(list(fresh.named_modules())):
+        reset = next((r for r in (getattr(part, n, None) for n in _RESETS) if callable(r)), None)
+        if reset is not None:
+            reset()
+        elif any(True for _ in part.parameters(recurse=False)):
+            raise TrainingError(
+                f'distill.student: "teacher" needs fresh weights, but its module '
+                f"'{name or type(part).__name__}' has weights of its own and no "
+                "reset_parameters(); add that method, or return such a network from the task's "
+                "student()"
+            )
+    return fresh.requires_grad_(True)

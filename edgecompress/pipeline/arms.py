@@ -1,0 +1,114 @@
+"""How arms are remembered: each arm of each seed is a stage of its own, trained once."""
+
+from __future__ import annotations
+
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+
+from torch import nn
+
+from edgecompress.distilling.arms import consults_teacher, contest, settings_of, train_arm
+from edgecompress.distilling.beginnings import Student, begun
+from edgecompress.distilling.checkpoint import layout_digest, save_weights, weights_digest
+from edgecompress.distilling.choice import DISTILLED
+from edgecompress.distilling.loop import Bench
+from edgecompress.distilling.modes import fastest_mode
+from edgecompress.pipeline.networks import Network, TeacherInHand, parameters
+from edgecompress.pipeline.run import Run
+from edgecompress.recipe import DistillSettings, TrainSettings
+from edgecompress.records import Arm, Artifact, Evaluation, Mode, TrainedNetwork
+from edgecompress.store import CHECKPOINT, StageCode, artifact, digest_of
+
+_ROOMS = ("distilling", "teachers")
+_LIBRARIES = ("torch", "accelerate")
+PRECISION = StageCode("precision", ("distilling",), ("torch",))
+
+
+@dataclass(frozen=True)
+class Course:
+    """Hold what the arms of one training stage share: how they begin, and their teacher."""
+
+    run: Run
+    stage: str
+    student: Student
+    teacher: TeacherInHand | None = None
+
+    def arm(self, name: str, settings: TrainSettings, seed: int) -> Arm:
+        """Return one trained arm of one seed, made once; only what it depends on is in its key."""
+        run, first = self.run, begun(self.student, seed)
+        teacher = self.teacher if consults_teacher(name) else None
+        mode = self._mode(first, settings)
+        key = {
+            "network": weights_digest(first),
+            "task": run.fingerprint,
+            "seed": seed,
+            "settings": settings_of(name, settings),
+            "mode": asdict(mode),
+            "teacher": teacher.digest if teacher else None,
+            "processes": run.store.crew.size,
+        }
+        soft = digest_of([teacher.digest if teacher else "", run.fingerprint, seed])
+        which = name
+        if isinstance(settings, DistillSettings) and len(settings.seeds) > 1:
+            which += f", seed {seed}"
+
+        def make(folder: Path) -> Arm:
+            bench = Bench(
+                seed=seed,
+                mode=mode,
+                checkpoint=folder / CHECKPOINT,
+                soft_folder=run.store.folder / "soft_targets" / f"{soft[:16]}-{mode.precision}",
+                tick=lambda text, at, of: run.tick(f"{self.stage} {which}: {text}", at, of),
+            )
+            asked = teacher.teacher if teacher else None
+            arm = train_arm(name, self.student, run.task, settings, bench, asked)
+            weights = folder / "weights.safetensors"
+            if run.store.crew.leads:
+                save_weights(arm.module, weights)
+            run.store.crew.agree(None)
+            return Arm(name, artifact(weights, Artifact), arm.evaluation, arm.curve, seed)
+
+        code = StageCode(f"{self.stage}-{name}", _ROOMS, _LIBRARIES)
+        title = self.stage if self.stage == name else f"{self.stage} {which}"
+        return run.store.once(code, Arm, key, make, together=True, title=title)
+
+    def _mode(self, network: nn.Module, settings: TrainSettings) -> Mode:
+        """Return how all arms compute: found once for a layout, for pairs must compute alike."""
+        key = {
+            "network": layout_digest(network),
+            "task": self.run.fingerprint,
+            "precision": settings.precision,
+            "batch": settings.batch_size,
+        }
+        return self.run.store.once(
+            PRECISION,
+            Mode,
+            key,
+            lambda folder: fastest_mode(network, self.run.task, settings),
+            title=f"{self.stage} precision",
+        )
+
+
+def taught(course: Course, network: Network, settings: DistillSettings) -> Network:
+    """Return `network` with the weights of the arm that goes on."""
+    run = course.run
+    if course.teacher is not None:
+        course = replace(course, teacher=course.teacher.calibrated(settings))
+    trials = replace(course, stage=f"{course.stage}-trial")
+
+    def trial(short: DistillSettings, seed: int) -> Evaluation:
+        return trials.arm(DISTILLED, short, seed).evaluation
+
+    found = contest(run.task, settings, run.recipe.seed, course.arm, trial)
+    run.store.say(f"{course.stage}: {found.reason}")
+    training = TrainedNetwork(
+        stage=course.stage,
+        arms=found.arms,
+        shipped=found.winner.name,
+        plan=network.pruning.plan if network.pruning else None,
+        parameters=parameters(network.module),
+        reason=found.reason,
+        trials=found.trials,
+        seed=found.winner.seed,
+    )
+    return network.trained(training)
