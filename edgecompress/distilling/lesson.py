@@ -11,7 +11,8 @@ from torch import Tensor
 from edgecompress.distilling.hints import Answer, Hints
 from edgecompress.distilling.kinds import Aim, hard_part, soft_part
 from edgecompress.distilling.losses import Loss
-from edgecompress.distilling.views import SoftTargets, Views
+from edgecompress.distilling.soft_targets import SoftTargets
+from edgecompress.distilling.views import Views
 from edgecompress.errors import TrainingError
 from edgecompress.lessons import Schedule
 from edgecompress.recipe import DistillSettings
@@ -55,7 +56,7 @@ class Lesson:
         """Return what the teacher says of `rows` of a view, whose `inputs` are given."""
         if self.hints is not None:
             return self.hints.ask(inputs)
-        return None if self.soft is None else Answer(self.soft.of(view)[rows])
+        return None if self.soft is None else Answer(self.soft.of(view, rows))
 
     def loss(
         self,

@@ -20,9 +20,10 @@ from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
 from edgecompress.distilling.checkpoint import State, read_checkpoint, restore_, write_checkpoint
-from edgecompress.distilling.hints import Answer
+from edgecompress.distilling.hints import PROBE_SAMPLES, Answer
+from edgecompress.distilling.kinds import labelled
 from edgecompress.distilling.lesson import Lesson, Moment
-from edgecompress.distilling.losses import UNLABELLED, Loss
+from edgecompress.distilling.losses import Loss
 from edgecompress.distilling.views import generator, mixed_seed
 from edgecompress.errors import TrainingError
 from edgecompress.recipe import TrainSettings
@@ -121,7 +122,7 @@ class _Trainer:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         require_trainable(module)
         # With hints, what learns is the student and the projections beside it.
-        hints, first = lesson.hints, lesson.views.inputs
+        hints, first = lesson.hints, lesson.views.samples.slice(slice(0, PROBE_SAMPLES))
         self.student, self.module = module, hints.pupil(module, first) if hints else module
         self.prepared, self.optimizer = self.accelerator.prepare(
             self.module, make_optimizer(self.module, settings)
@@ -204,19 +205,19 @@ class _Trainer:
         """Return the share of labelled samples where a batch comes in parts, which may differ."""
         if self.settings.accumulate == 1:
             return None
-        labelled = int((self.lesson.views.labels[rows] != UNLABELLED).sum())
-        return labelled / len(rows) if labelled else None
+        known = int(labelled(self.lesson.kind, self.lesson.views.labels[rows]).sum())
+        return known / len(rows) if known else None
 
     def _loss(self, rows: Tensor, moment: Moment) -> Tensor:
         lesson, mode, device = self.lesson, self.bench.mode, self.accelerator.device
         view = lesson.views.index(self.state.epoch)
-        batch = {name: tensor[rows] for name, tensor in lesson.views.view(view).items()}
+        batch, labels = lesson.views.view(view).take(rows)
         word = lesson.word(view, rows, batch)
         with autocast(mode, device):
             output = self.prepared(*(placed(tensor, mode, device) for tensor in batch.values()))
         output, features = output if lesson.hints else (output, ())
-        answer, labels = Answer(logits_of(output), features), lesson.views.labels[rows].to(device)
-        return lesson.loss(answer, word, labels, self.settings.label_smoothing, moment)
+        answer = Answer(logits_of(output), features)
+        return lesson.loss(answer, word, labels.to(device), self.settings.label_smoothing, moment)
 
     def _report_and_save(self) -> None:
         state, total = self.state, self._total()

@@ -1,28 +1,33 @@
-"""What a network sees in an epoch, and what the teacher says of exactly that.
+"""What a network sees in an epoch: the samples augmented and mixed, and their labels.
 
 A view is the whole training set augmented with one seed. Teacher and student see the same view,
-so soft targets may be kept: they belong to (view, sample) and not to a place in a batch.
+so soft targets may be kept: they belong to (view, sample) and not to a place in a batch. Every
+draw comes from (seed, view, chunk), so any view is made again from its number alone.
 """
 
 from __future__ import annotations
 
 import hashlib
-from collections.abc import Callable, Mapping
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
-from safetensors.torch import load as load_tensors
-from safetensors.torch import save as tensors_to_bytes
+from numpy.typing import NDArray
 from torch import Tensor
 
-from edgecompress.distilling.losses import UNLABELLED
-from edgecompress.store import write_atomic
-from edgecompress.tasks.task import Task
-from edgecompress.teachers.adapters import CheckedTeacher
+from edgecompress.distilling.kinds import to_labels, unlabelled_rows
+from edgecompress.distilling.mixing import mixed, mixed_labels, partners, require_mixable
+from edgecompress.errors import TaskError
+from edgecompress.recipe import TrainSettings
+from edgecompress.records import Kind
+from edgecompress.tasks.targets import class_count, labels_of
+from edgecompress.tasks.task import Arrays, Split, Task
 
 CHUNK = 500
+BYTES_AT_ONCE = 2**26
 Augment = Callable[[dict[str, Tensor], torch.Generator], dict[str, Tensor]]
 
 
@@ -41,126 +46,185 @@ def generator(*parts: int) -> torch.Generator:
     return torch.Generator().manual_seed(mixed_seed(*parts))
 
 
+@dataclass(frozen=True)
+class View:
+    """Hold the inputs of all samples, named arrays (samples, ...), and their labels."""
+
+    inputs: Arrays
+    labels: Tensor
+
+    def take(self, rows: Tensor) -> tuple[dict[str, Tensor], Tensor]:
+        """Return a batch of inputs and labels, copies of the given rows."""
+        index = rows.numpy()
+        inputs = {
+            name: torch.from_numpy(np.take(array, index, axis=0))
+            for name, array in self.inputs.items()
+        }
+        return inputs, self.labels[rows]
+
+    def slice(self, rows: slice) -> dict[str, Tensor]:
+        """Return copies of the inputs of rows that stand together."""
+        return {name: torch.from_numpy(np.array(a[rows])) for name, a in self.inputs.items()}
+
+
 @dataclass
 class Views:
-    """Hold training samples and hand out their views. The last view is kept in memory.
+    """Hold training samples and hand out their views. One view is in memory at a time.
 
-    `count` is how many views there are; 0 means that no two epochs share one. Without `augment`
-    there is one view, the samples as they are.
+    `parts` are the sizes of the labelled and the unlabelled samples, which stand one after the
+    other. `settings` says how many views there are, 0 if no two epochs share one, and how samples
+    are mixed. With neither `augment` nor mixing there is one view, the samples as they are; arrays
+    mapped from files stay there, and views of them lie in temporary files.
     """
 
-    inputs: dict[str, Tensor]
+    inputs: Arrays
     labels: Tensor
-    augment: Augment | None
-    count: int
+    parts: tuple[int, ...]
+    settings: TrainSettings
     seed: int
-    _last: tuple[int, dict[str, Tensor]] | None = field(default=None, repr=False)
+    augment: Augment | None = None
+    kind: Kind = "classification"
+    classes: int = 0
+    _last: tuple[int, View] | None = field(default=None, repr=False)
+    _nearest: NDArray[np.intp] | None = field(default=None, repr=False)
 
     def __len__(self) -> int:
-        return len(self.labels)
+        return sum(self.parts)
+
+    @property
+    def samples(self) -> View:
+        """Return the samples as they are."""
+        return View(self.inputs, self.labels)
+
+    @property
+    def count(self) -> int:
+        """Return how many views there are; 0 when every epoch has one of its own."""
+        return self.settings.views if self._changing else 1
+
+    @property
+    def _changing(self) -> bool:
+        return self.augment is not None or self.settings.mixing != "none"
 
     def index(self, epoch: int) -> int:
         """Return which view an epoch sees."""
-        if self.augment is None:
-            return 0
         return epoch % self.count if self.count else epoch
 
-    def view(self, index: int) -> dict[str, Tensor]:
-        """Return the inputs of one view, sample order unchanged."""
-        if self.augment is None:
-            return self.inputs
+    def view(self, index: int) -> View:
+        """Return one view, sample order unchanged."""
+        if not self._changing:
+            return self.samples
         if self._last is None or self._last[0] != index:
-            self._last = (index, self._augmented(self.augment, index))
+            self._last = None  # so that the old one is gone before there is a new one
+            self._last = (index, self._made(index))
         return self._last[1]
 
-    def _augmented(self, augment: Augment, index: int) -> dict[str, Tensor]:
-        seen = {name: torch.empty_like(tensor) for name, tensor in self.inputs.items()}
-        for start in range(0, len(self), CHUNK):
-            rows = slice(start, start + CHUNK)
-            batch = {name: tensor[rows].clone() for name, tensor in self.inputs.items()}
-            for name, tensor in augment(batch, generator(self.seed, index, start)).items():
-                seen[name][rows] = tensor
+    def chunks(self) -> Iterator[slice]:
+        """Yield the rows that are augmented together: never labelled and unlabelled ones."""
+        start = 0
+        for size in self.parts:
+            for low in range(start, start + size, CHUNK):
+                yield slice(low, min(low + CHUNK, start + size))
+            start += size
+
+    def _made(self, index: int) -> View:
+        inputs = {name: _room(array, len(self)) for name, array in self.inputs.items()}
+        labels = []
+        pairs = self._partners(index) if self.settings.mixing != "none" else None
+        for rows in self.chunks():
+            batch, said = self.samples.slice(rows), self.labels[rows]
+            batch = self._augmented(batch, index, rows.start)
+            if pairs is not None:
+                batch, said = self._mixed(batch, said, pairs[rows], index, rows.start)
+            for name, tensor in batch.items():
+                inputs[name][rows] = tensor.numpy()
+            labels.append(said)
+        return View(inputs, torch.cat(labels))
+
+    def _augmented(self, batch: dict[str, Tensor], *draw: int) -> dict[str, Tensor]:
+        if self.augment is None:
+            return batch
+        shapes = {name: tuple(tensor.shape) for name, tensor in batch.items()}
+        seen = self.augment(batch, generator(self.seed, *draw))
+        found = {name: tuple(tensor.shape) for name, tensor in seen.items()}
+        if found != shapes:
+            raise TaskError(
+                f"task: augment returned {found} for inputs {shapes}; expected the same names and "
+                "shapes"
+            )
         return seen
 
+    def _mixed(
+        self, batch: dict[str, Tensor], said: Tensor, pair: NDArray[np.intp], *draw: int
+    ) -> tuple[dict[str, Tensor], Tensor]:
+        other, theirs = self.samples.take(torch.from_numpy(pair))
+        other = self._augmented(other, *draw, 1)
+        rng = np.random.default_rng(mixed_seed(self.seed, *draw, 2))
+        seen, share = mixed(self.settings, batch, other, rng)
+        if share is not None:
+            said = mixed_labels(self.kind, self.classes, said, theirs, share)
+        return seen, said
 
-def task_views(task: Task, count: int, seed: int, pool: bool) -> Views:
-    """Return the task's training views; with `pool`, the unlabelled samples join at the end."""
-    parts = [task.train] + ([task.unlabelled] if pool and task.unlabelled is not None else [])
-    names = list(task.train.inputs)
-    inputs = {
-        name: torch.from_numpy(np.concatenate([np.asarray(p.inputs[name]) for p in parts]))
-        for name in names
-    }
-    labels = torch.full((sum(map(len, parts)),), UNLABELLED, dtype=torch.int64)
-    labels[: len(task.train)] = torch.from_numpy(np.asarray(task.train.labels, dtype=np.int64))
-    return Views(inputs, labels, task.augment, count, seed)
+    def _partners(self, index: int) -> NDArray[np.intp]:
+        if self.settings.mixing != "munge":  # else drawn anew for each view
+            rng = np.random.default_rng(mixed_seed(self.seed, index))
+            return partners(self.settings, self.inputs, self.parts, rng)
+        if self._nearest is None:
+            rng = np.random.default_rng(mixed_seed(self.seed))
+            self._nearest = partners(self.settings, self.inputs, self.parts, rng)
+        return self._nearest
 
 
-@dataclass
-class SoftTargets:
-    """Hold the teacher's logits for each view: made once, kept in memory and in `folder`.
+def task_views(task: Task, settings: TrainSettings, seed: int, pool: bool) -> Views:
+    """Return the task's training views; with `pool`, the unlabelled samples join at the end.
 
-    The folder must belong to one teacher. A file's name holds the digest of the view that the
-    teacher saw, and that of its content, which is checked when it is read.
+    Raises RecipeError for samples that cannot be mixed as the settings say.
     """
-
-    teacher: CheckedTeacher
-    views: Views
-    folder: Path | None = None
-    autocast: bool = False
-    tick: Callable[[str, int, int], None] = lambda text, done, total: None
-    _made: dict[int, Tensor] = field(default_factory=dict, repr=False)
-
-    def of(self, view: int) -> Tensor:
-        """Return the logits (samples, classes), float32, of one view."""
-        if view not in self._made:
-            keeps = self.folder is not None and (self.views.augment is None or self.views.count > 0)
-            seen = content_digest(self.views.view(view)) if keeps else ""
-            logits = self._kept(seen)
-            if logits is None:
-                logits = self._ask(view)
-                self._keep(seen, logits)
-            if self.views.count == 0 and self.views.augment is not None:
-                self._made.clear()  # a fresh view is never seen again
-            self._made[view] = logits
-        return self._made[view]
-
-    def _ask(self, view: int) -> Tensor:
-        inputs, total = self.views.view(view), len(self.views)
-        parts = []
-        for start in range(0, total, CHUNK):
-            self.tick(f"soft targets, view {view}", start, total)
-            batch = {name: tensor[start : start + CHUNK] for name, tensor in inputs.items()}
-            with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
-                parts.append(self.teacher.logits(batch, first_sample=start).cpu())
-        return torch.cat(parts)
-
-    def _kept(self, seen: str) -> Tensor | None:
-        if self.folder is None or not seen:
-            return None
-        for path in self.folder.glob(f"{seen}-*.safetensors"):
-            data = path.read_bytes()
-            if path.stem.endswith(hashlib.sha256(data).hexdigest()[:16]):
-                return load_tensors(data)["logits"]
-        return None
-
-    def _keep(self, seen: str, logits: Tensor) -> None:
-        if self.folder is None or not seen:
-            return
-        data = tensors_to_bytes({"logits": logits.contiguous()})
-        digest = hashlib.sha256(data).hexdigest()[:16]
-        write_atomic(self.folder / f"{seen}-{digest}.safetensors", data)
+    joined = [task.train] + ([task.unlabelled] if pool and task.unlabelled is not None else [])
+    if settings.mixing != "none":
+        require_mixable(settings, task.train.inputs, task.kind)
+    parts = tuple(map(len, joined))
+    labels = to_labels(task.kind, labels_of(task.train))
+    labels = torch.cat([labels, unlabelled_rows(task.kind, sum(parts[1:]), labels)])
+    inputs = {name: _joined(joined, name) for name in task.train.inputs}
+    classes = class_count(task) if task.kind == "classification" else 0
+    return Views(inputs, labels, parts, settings, seed, task.augment, task.kind, classes)
 
 
-def content_digest(inputs: Mapping[str, Tensor]) -> str:
-    """Return 16 digits that tell named tensors from others with other content."""
+def _joined(splits: list[Split], name: str) -> NDArray[Any]:
+    """Return one input of all splits, one after the other; that of a single one is not copied."""
+    arrays = [split.inputs[name] for split in splits]
+    if len(arrays) == 1:
+        return arrays[0]
+    mapped = next((array for array in arrays if isinstance(array, np.memmap)), arrays[0])
+    whole, start = _room(mapped, sum(map(len, arrays))), 0
+    for array in arrays:
+        whole[start : start + len(array)] = array
+        start += len(array)
+    return whole
+
+
+def _room(like: NDArray[Any], rows: int) -> NDArray[Any]:
+    """Return room for so many rows: in memory, or in a temporary file for what is in a file."""
+    shape = (rows, *like.shape[1:])
+    if not isinstance(like, np.memmap):
+        return np.empty(shape, like.dtype)
+    with tempfile.TemporaryFile() as file:
+        return np.memmap(file, like.dtype, "w+", shape=shape)
+
+
+def content_digest(inputs: Arrays) -> str:
+    """Return 16 digits that tell named arrays from others with other content."""
     digest = hashlib.sha256()
-    for name, tensor in inputs.items():
-        digest.update(f"{name} {tensor.dtype} {tuple(tensor.shape)}".encode())
-        digest.update(tensor.contiguous().reshape(-1).view(torch.uint8).numpy().data)
+    for name, array in inputs.items():
+        digest.update(f"{name} {array.dtype} {array.shape}".encode())
+        rows = max(1, BYTES_AT_ONCE // max(1, array.nbytes // max(1, len(array))))
+        for start in range(0, len(array), rows):
+            digest.update(np.ascontiguousarray(array[start : start + rows]).data)
     return digest.hexdigest()[:16]
 
 
 def tensors(inputs: Mapping[str, np.ndarray]) -> dict[str, Tensor]:
-    """Return named arrays as tensors."""
-    return {name: torch.from_numpy(np.ascontiguousarray(array)) for name, array in inputs.items()}
+    """Return named arrays as tensors, copied only where torch could not write to them."""
+    return {
+        name: torch.from_numpy(np.require(a, requirements=["C", "W"])) for name, a in inputs.items()
+    }
