@@ -9,6 +9,7 @@ __version__ = "0.1.0"
 
 if TYPE_CHECKING:
     from edgecompress.distilling.distill import distill as distill
+    from edgecompress.estimator import DistilledClassifier as DistilledClassifier
     from edgecompress.exporting.onnx import export as export
     from edgecompress.measuring.latency import measure as measure
     from edgecompress.pipeline.compress import compress as compress
@@ -28,6 +29,7 @@ if TYPE_CHECKING:
 # Where each public name lives. They are loaded on first use, so that `import edgecompress`,
 # and with it every command that needs no training, does not import torch.
 _HOMES = {
+    "DistilledClassifier": "edgecompress.estimator",
     "Evidence": "edgecompress.verdict",
     "Metric": "edgecompress.tasks.task",
     "Report": "edgecompress.records",

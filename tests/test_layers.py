@@ -22,7 +22,7 @@ LEVELS = (
     },
     {"tasks", "teachers", "students"},
     {"distilling", "pruning", "exporting", "quantizing", "measuring", "verifying"},
-    {"verdict", "baseline", "builtin"},
+    {"verdict", "baseline", "builtin", "search"},
     {"pipeline"},
     {"report"},
     {"cli"},

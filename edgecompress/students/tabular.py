@@ -5,7 +5,9 @@ from __future__ import annotations
 from collections.abc import Sequence
 from itertools import accumulate
 
+import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgecompress.students.stacking import check_sizes, deepened, perceptron, scaled
@@ -33,6 +35,41 @@ class CodeEmbedding(nn.Module):
         rows = torch.where(known, codes, 0) + self.starts
         vectors: Tensor = self.table(rows)
         return vectors.flatten(1)
+
+
+class Standardize(nn.Module):
+    """Shift and scale each column by the mean and deviation of the rows that are given.
+
+    They are constants of the network, so that the exported file takes columns as they are. A column
+    that does not vary is only shifted.
+    """
+
+    mean: Tensor
+    scale: Tensor
+
+    def __init__(self, rows: NDArray[np.floating]) -> None:
+        super().__init__()
+        deviation = rows.std(axis=0, dtype=np.float64)
+        scale = np.where(deviation > 0, deviation, 1.0)
+        self.register_buffer("mean", torch.tensor(rows.mean(axis=0, dtype=np.float64)).float())
+        self.register_buffer("scale", torch.tensor(scale).float())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Map (batch, columns) to the same, standardised."""
+        return (x - self.mean) / self.scale
+
+
+def standardized_net(
+    rows: NDArray[np.floating], classes: int, widths: Sequence[int]
+) -> nn.Sequential:
+    """Return layers of these widths on columns standardised as in `rows` (samples, columns).
+
+    >>> net = standardized_net(np.zeros((2, 3), np.float32), classes=2, widths=(8,))
+    >>> net(torch.zeros(5, 3)).shape
+    torch.Size([5, 2])
+    """
+    check_sizes(classes=classes, widths=min(widths, default=1))
+    return nn.Sequential(Standardize(rows), *perceptron(rows.shape[1], widths, classes))
 
 
 class TabularNet(nn.Module):
