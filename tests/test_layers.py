@@ -22,7 +22,7 @@ LEVELS = (
     },
     {"tasks", "teachers", "students"},
     {"distilling", "pruning", "exporting", "quantizing", "measuring", "verifying"},
-    {"verdict", "baseline", "builtin", "search"},
+    {"verdict", "baseline", "builtin", "estimator", "search"},
     {"pipeline"},
     {"report"},
     {"cli"},
@@ -48,7 +48,7 @@ OWNERS = {
     "matplotlib": {"report/plots.py"},
     "PIL": {"tasks/loaders.py", "tasks/images.py"},
     "psutil": {"measuring/host.py", "cli/diagnosis.py"},
-    "sklearn": {"builtin.py"},
+    "sklearn": {"builtin.py", "estimator.py"},
     "torch_pruning": {f"pruning/{name}.py" for name in ("graph", "plan", "prune", "ranking")},
 }
 TORCHLESS = LEVELS[0] | LEVELS[1] | {"tasks", "measuring", "verifying", "verdict", "report"}
@@ -156,9 +156,9 @@ def test_the_public_names_are_these() -> None:
     import edgecompress
 
     assert edgecompress.__all__ == [
-        "__version__", "Evidence", "Metric", "Report", "Split", "Task", "compress", "distill",
-        "export", "judge", "load_profile", "load_recipe", "measure", "onnx_model", "prune",
-        "quantize", "write_report",
+        "__version__", "DistilledClassifier", "Evidence", "Metric", "Report", "Split", "Task",
+        "compress", "distill", "export", "judge", "load_profile", "load_recipe", "measure",
+        "onnx_model", "prune", "quantize", "write_report",
     ]  # fmt: skip
     for name in edgecompress.__all__:
         if name != "__version__":
