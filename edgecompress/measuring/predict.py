@@ -22,7 +22,7 @@ SMALLER_SD = 0.1  # an assumption, for nobody published: more doubt with each fa
 
 
 def predict(
-    measurement: Measurement, profile: Profile, features: Features | str
+    measurement: Measurement | None, profile: Profile, features: Features | str
 ) -> Prediction | None:
     """Return the latency on the profile's device; None when it is this host or has no basis.
 
@@ -33,7 +33,7 @@ def predict(
     if profile.device.host or basis is None:
         return None
     if basis.host_ratio is not None:
-        return _by_ratio(measurement, basis, basis.host_ratio)
+        return _by_ratio(measurement, basis, basis.host_ratio) if measurement else None
     if not isinstance(features, Features) or basis.threads != profile.runtime.threads:
         return None
     costs = basis.int8 if features.int8 else basis.floats

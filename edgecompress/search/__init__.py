@@ -1,0 +1,1 @@
+"""Choose by what a network would cost, before anything is trained."""
