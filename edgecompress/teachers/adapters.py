@@ -1,8 +1,8 @@
 """Make a teacher of whatever the user has: one method, `logits`, behind every kind of model.
 
 torch modules, scikit-learn and XGBoost style estimators and ONNX files differ in what they take
-and give. Here they all take named tensors and give finite logits of shape (batch, classes), in
-the order of the task's class names.
+and give. Here they all take named tensors and give finite numbers in the form that the task's
+kind has: logits (batch, classes) in the order of the class names, or what `forms` says.
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from torch import Tensor, nn
 
 from edgecompress.errors import TeacherError
 from edgecompress.teachers.estimators import estimator_teacher
+from edgecompress.teachers.forms import Form, classes_form, formed
 from edgecompress.teachers.mixtures import (
     ClassSubsets,
     Ensemble,
@@ -35,22 +36,23 @@ from edgecompress.teachers.out_of_fold import OutOfFold, OutOfFoldTeacher, out_o
 from edgecompress.teachers.protocol import Teacher, column_order, named, reason
 from edgecompress.teachers.stored import StoredTargets, StoredTeacher, stored_teacher
 
+_OF_TOKENS = "ForTokenClassification"
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
 
 @dataclass(frozen=True)
 class CheckedTeacher:
-    """Pass on what a teacher says if its shape is right and every number of it finite.
+    """Pass on what a teacher says if it has the task's form and every number of it is finite.
 
     Its logits are divided by `temperature`, which calibration finds; 1 leaves them as they are.
     """
 
     inner: Teacher
-    classes: int
+    form: Form
     temperature: float = 1.0
 
     def logits(self, inputs: Mapping[str, Tensor], first_sample: int = 0) -> Tensor:
-        """Return checked float32 logits without gradient, on the inputs' device.
+        """Return checked float32 answers without gradient, on the inputs' device.
 
         `first_sample` is the number of the batch's first sample, for the message. Raises
         TeacherError, which names the sample.
@@ -62,17 +64,8 @@ class CheckedTeacher:
             raise TeacherError(
                 f"teacher: returned type {type(answer).__name__}; expected a tensor of logits"
             )
-        if (
-            answer.ndim != 2
-            or len(answer) != len(batch)
-            or self.classes not in (0, answer.shape[1])
-        ):
-            raise TeacherError(
-                f"teacher: returned shape {tuple(answer.shape)} for {len(batch)} samples; expected "
-                f"({len(batch)}, {self.classes or 'classes'}), one logit for each class"
-            )
-        answer = answer.detach().to(batch.device, torch.float32)
-        finite = torch.isfinite(answer).all(dim=1)
+        answer = formed(answer.detach(), self.form, len(batch)).to(batch.device, torch.float32)
+        finite = torch.isfinite(answer).flatten(1).all(dim=1)
         if not bool(finite.all()):
             bad = int(torch.argmin(finite.int()))
             raise TeacherError(
@@ -85,7 +78,7 @@ class CheckedTeacher:
 def predict_logits(
     teacher: CheckedTeacher, inputs: Mapping[str, NDArray[Any]], batch: int = 256
 ) -> NDArray[np.float32]:
-    """Return the teacher's logits for all samples of named arrays, shape (samples, classes)."""
+    """Return the teacher's answers for all samples of named arrays, shape (samples, ...)."""
     samples = len(next(iter(inputs.values())))
     parts = [
         teacher.logits(
@@ -102,10 +95,12 @@ def predict_logits(
 
 
 def as_teacher(
-    source: object, class_names: tuple[str, ...], trust_code: bool = False
+    source: object, form: Form | tuple[str, ...], trust_code: bool = False
 ) -> CheckedTeacher:
     """Return a teacher made of anything that can teach, its answers checked.
 
+    `form` is what a task of its kind wants to hear; class names alone stand for single-label
+    classification.
     `source` is a torch module (also of transformers), an estimator in the manner of scikit-learn,
     the path of an ONNX file or of stored soft targets (.npz, .parquet), the import path
     `module:function` of a function that returns one of these, an `Ensemble`, `ClassSubsets`,
@@ -115,20 +110,21 @@ def as_teacher(
     """
     if isinstance(source, CheckedTeacher):
         return source
+    form = form if isinstance(form, Form) else classes_form(form)
     source = built(source)
     if isinstance(source, Ensemble):
-        inner: Teacher = _ensemble(source, class_names, trust_code)
+        inner: Teacher = _ensemble(source, form, trust_code)
     elif isinstance(source, ClassSubsets):
-        inner = _subsets(source, class_names, trust_code)
+        inner = _subsets(source, form, trust_code)
     elif isinstance(source, OutOfFold):
-        inner = out_of_fold_teacher(source, lambda one: as_teacher(one, class_names, trust_code))
+        inner = out_of_fold_teacher(source, lambda one: as_teacher(one, form, trust_code))
     elif isinstance(source, StoredTargets):
-        inner = stored_teacher(source, class_names)
+        inner = stored_teacher(source, form)
     elif isinstance(source, str | Path):
-        inner = _from_file(Path(source), class_names, trust_code)
+        inner = _from_file(Path(source), form, trust_code)
     else:
-        inner = _from_object(source, class_names)
-    return CheckedTeacher(inner, len(class_names))
+        inner = _from_object(source, form)
+    return CheckedTeacher(inner, form)
 
 
 def built(source: object) -> object:
@@ -150,7 +146,7 @@ def members(teacher: CheckedTeacher) -> tuple[CheckedTeacher, ...]:
     """Return the members of an ensemble, each of which answers for all classes; () for another."""
     if not isinstance(teacher.inner, EnsembleTeacher):
         return ()
-    return tuple(CheckedTeacher(member, teacher.classes) for member in teacher.inner.members)
+    return tuple(CheckedTeacher(member, teacher.form) for member in teacher.inner.members)
 
 
 def fingerprint(teacher: Teacher) -> str:
@@ -184,12 +180,12 @@ def stored_parts(teacher: Teacher) -> Iterator[StoredTeacher]:
             pass
 
 
-def _from_object(source: object, class_names: tuple[str, ...]) -> Teacher:
+def _from_object(source: object, form: Form) -> Teacher:
     if isinstance(source, nn.Module):
-        return ModuleTeacher(source, _named_columns(source, class_names))
+        return ModuleTeacher(source, _named_columns(source, form.class_names))
     if callable(getattr(source, "logits", None)):
         return source  # type: ignore[return-value]
-    teacher = estimator_teacher(source, class_names)
+    teacher = estimator_teacher(source, form)
     if teacher is None:
         raise TeacherError(
             f"teacher: its type is {type(source).__name__}; expected a torch module, an estimator "
@@ -199,13 +195,18 @@ def _from_object(source: object, class_names: tuple[str, ...]) -> Teacher:
     return teacher
 
 
-def _ensemble(source: Ensemble, class_names: tuple[str, ...], trust_code: bool) -> EnsembleTeacher:
-    members = tuple(as_teacher(member, class_names, trust_code) for member in source.members)
-    return EnsembleTeacher(members, shares(source.weights, len(members)))
+def _ensemble(source: Ensemble, form: Form, trust_code: bool) -> EnsembleTeacher:
+    members = tuple(as_teacher(member, form, trust_code) for member in source.members)
+    return EnsembleTeacher(members, shares(source.weights, len(members)), form.kind)
 
 
-def _subsets(source: ClassSubsets, class_names: tuple[str, ...], trust_code: bool) -> SubsetTeacher:
-    known = places(source.experts, class_names)
+def _subsets(source: ClassSubsets, form: Form, trust_code: bool) -> SubsetTeacher:
+    if form.kind != "classification":
+        raise TeacherError(
+            f"teacher: ClassSubsets unites experts of single-label classes, but the task is of "
+            f"kind {form.kind!r}; give an Ensemble of teachers that each answer for all of it"
+        )
+    known = places(source.experts, form.class_names)
     weights = shares(source.weights, len(known))
     members = tuple(as_teacher(e.source, e.class_names, trust_code) for e in source.experts)
     return SubsetTeacher(members, known, weights)
@@ -218,7 +219,8 @@ class ModuleTeacher:
     Inputs go in positionally, in the order of the dict; into a model of transformers by name, for
     there a mask in the place of the token ids would be taken without a word. The output is a
     tensor, or an object or dict that has one as `logits`. `columns` is the column of each class
-    name, () for the order as it is.
+    name, () for the order as it is. Token classifiers of transformers have their classes on the
+    last axis; here they come second, as in torch.
     """
 
     module: nn.Module
@@ -237,16 +239,18 @@ class ModuleTeacher:
         if isinstance(output, Mapping):
             output = output.get("logits", output)
         found: Tensor = getattr(output, "logits", output)
+        if isinstance(found, Tensor) and type(self.module).__name__.endswith(_OF_TOKENS):
+            found = found.movedim(-1, 1)
         if self.columns and isinstance(found, Tensor):
             found = found[:, list(self.columns)]
         return found
 
 
-def _from_file(path: Path, class_names: tuple[str, ...], trust_code: bool) -> Teacher:
+def _from_file(path: Path, form: Form, trust_code: bool) -> Teacher:
     if path.suffix == ".onnx":
-        return onnx_teacher(path)
+        return onnx_teacher(path, form.kind)
     if path.suffix in (".npz", ".parquet"):
-        return stored_teacher(StoredTargets(path), class_names)
+        return stored_teacher(StoredTargets(path), form)
     if path.suffix not in (".pt", ".pth"):
         raise TeacherError(
             f"teacher {path}: expected the path of an .onnx file, or of soft targets in .npz or "

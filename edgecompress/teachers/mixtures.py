@@ -9,8 +9,10 @@ import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
+from torch.nn import functional as F
 
 from edgecompress.errors import TeacherError
+from edgecompress.records import Kind
 from edgecompress.teachers.protocol import SMALLEST_PROBABILITY, Teacher, listed
 
 _ROUNDS, _CLOSE = 500, 1e-7
@@ -45,21 +47,30 @@ class ClassSubsets:
 
 @dataclass(frozen=True)
 class EnsembleTeacher:
-    """Teach with the weighted mean of several teachers' probabilities.
+    """Teach with the weighted mean of several teachers: of probabilities, or of plain numbers.
 
     `logits(x) = log sum_m w_m softmax(logits_m(x))`, weights that sum to one: a mixture (linear
     opinion pool), so one certain member does not silence the others as a mean of logits would let
-    it.
+    it. Labels that stand side by side are each mixed so, yes against no.
     """
 
     members: tuple[Teacher, ...]
     weights: tuple[float, ...]
+    kind: Kind = "classification"
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return the logarithm of the mixture's probabilities."""
-        logs = [torch.log_softmax(m.logits(inputs).double(), dim=1) for m in self.members]
-        shares = torch.tensor(self.weights, dtype=torch.float64, device=logs[0].device)
-        return torch.logsumexp(torch.stack(logs) + shares.log()[:, None, None], dim=0)
+        """Return the logits of the mixture, or the mean of numbers and vectors."""
+        said = torch.stack([m.logits(inputs).double() for m in self.members])
+        weights = torch.tensor(self.weights, dtype=torch.float64, device=said.device)
+        weights = weights.reshape(-1, *[1] * (said.ndim - 1))
+        match self.kind:
+            case "classification" | "tokens":
+                return torch.logsumexp(torch.log_softmax(said, dim=2) + weights.log(), dim=0)
+            case "binary" | "multilabel":
+                yes, no = (F.logsigmoid(side) + weights.log() for side in (said, -said))
+                return torch.logsumexp(yes, dim=0) - torch.logsumexp(no, dim=0)
+            case "regression" | "embedding":
+                return (weights * said).sum(dim=0)
 
 
 @dataclass(frozen=True)

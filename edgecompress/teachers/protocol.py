@@ -20,7 +20,7 @@ class Teacher(Protocol):
     """Answer a batch of named tensors with logits; the one thing a teacher must do."""
 
     def logits(self, inputs: Mapping[str, Tensor]) -> Tensor:
-        """Return logits of shape (batch, classes) for tensors with a leading batch axis."""
+        """Return logits (batch, classes), or what the task's kind has in their place."""
 
 
 def log_probabilities(probabilities: NDArray[Any]) -> NDArray[Any]:
@@ -31,6 +31,25 @@ def log_probabilities(probabilities: NDArray[Any]) -> NDArray[Any]:
     """
     logs: NDArray[Any] = np.log(np.clip(probabilities, SMALLEST_PROBABILITY, None))
     return logs
+
+
+def log_odds(probabilities: NDArray[Any]) -> NDArray[Any]:
+    """Return log(p / (1 - p)), so that `sigmoid(log_odds(p)) == p`; 0 and 1 are 1e-12 from there.
+
+    >>> log_odds(np.array([0.5, 1.0])).round(1).tolist()
+    [0.0, 27.6]
+    """
+    odds: NDArray[Any] = log_probabilities(probabilities) - log_probabilities(1 - probabilities)
+    return odds
+
+
+def are_shares(answer: NDArray[Any]) -> bool:
+    """Return whether every number lies in 0..1, as independent probabilities do.
+
+    >>> are_shares(np.array([[0.2, 0.9]])), are_shares(np.array([[0.2, -0.9]]))
+    (True, False)
+    """
+    return bool(((answer >= 0) & (answer <= 1)).all())
 
 
 def are_probabilities(answer: NDArray[Any], tolerance: float = 0.02) -> bool:

@@ -1,7 +1,8 @@
 """Teach with soft targets that somebody wrote down: another framework, another machine, an API.
 
-A `.npz` file holds `logits` or `probabilities`, shape (samples, classes); `samples`, the digest of
-each sample's inputs, 16 bytes a row; and, when known, `class_names`. `save_soft_targets` writes it.
+A `.npz` file holds `logits` or `probabilities`, shape (samples, classes), or what a task of another
+kind has in their place (numbers and vectors are `logits` too); `samples`, the digest of each
+sample's inputs, 16 bytes a row; and, when known, `class_names`. `save_soft_targets` writes it.
 A `.parquet` file holds the same as columns (lists of numbers; `samples` as 32 hexadecimal digits);
 it is read with pyarrow where that is installed.
 
@@ -25,17 +26,29 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from edgecompress.errors import DataError, TeacherError
+from edgecompress.records import Kind
 from edgecompress.runtime import read_npz
 from edgecompress.store import row_digests, write_atomic
+from edgecompress.teachers.forms import Form
 from edgecompress.teachers.protocol import (
     are_probabilities,
+    are_shares,
     column_order,
+    log_odds,
     log_probabilities,
     reason,
 )
 
 Arrays = Mapping[str, NDArray[Any]]
 KINDS = ("logits", "probabilities")
+AXES: Mapping[Kind, str] = {
+    "classification": "classes",
+    "binary": "1 or 2",
+    "multilabel": "labels",
+    "regression": "values",
+    "embedding": "width",
+    "tokens": "classes, tokens",
+}
 _HOW = "write it with edgecompress.teachers.stored.save_soft_targets"
 
 
@@ -90,11 +103,12 @@ def save_soft_targets(
     logits: NDArray[Any] | None = None,
     probabilities: NDArray[Any] | None = None,
     class_names: tuple[str, ...] = (),
+    kind: Kind = "classification",
 ) -> None:
     """Write soft targets for the samples of one or more splits, in their order, as `.npz`.
 
-    Give `logits` or `probabilities`, shape (samples, classes). Raises TeacherError, as reading
-    would, before anything is written.
+    Give `logits` or `probabilities`, shape (samples, classes) or what the task's `kind` has in
+    their place. Raises TeacherError, as reading would, before anything is written.
     """
     given = {"logits": logits, "probabilities": probabilities}
     arrays = {name: np.asarray(array) for name, array in given.items() if array is not None}
@@ -102,30 +116,31 @@ def save_soft_targets(
     arrays["samples"] = np.frombuffer(b"".join(keys), np.uint8).reshape(len(keys), -1)
     if class_names:
         arrays["class_names"] = np.array(class_names)
-    _teacher(Path(path), arrays, (), class_names)
+    _teacher(Path(path), arrays, (), Form(kind, class_names))
     stream = io.BytesIO()
     np.savez(stream, allow_pickle=False, **arrays)
     write_atomic(Path(path), stream.getvalue())
 
 
-def stored_teacher(source: StoredTargets, class_names: tuple[str, ...]) -> StoredTeacher:
+def stored_teacher(source: StoredTargets, form: Form) -> StoredTeacher:
     """Return a teacher that reads a file of soft targets; raise TeacherError for a bad one."""
     path = Path(source.path)
     try:
         arrays = _read_parquet(path) if path.suffix == ".parquet" else read_npz(path, "teacher")
     except DataError as error:
         raise TeacherError(f"{error}; {_HOW}") from error
-    return _teacher(path, arrays, source.inputs, class_names)
+    return _teacher(path, arrays, source.inputs, form)
 
 
-def _teacher(
-    path: Path, arrays: Arrays, inputs: Sequence[Arrays], class_names: tuple[str, ...]
-) -> StoredTeacher:
-    logits = _logits(path, arrays)
+def _teacher(path: Path, arrays: Arrays, inputs: Sequence[Arrays], form: Form) -> StoredTeacher:
+    logits = _logits(path, arrays, form.kind)
     known = arrays["class_names"].tolist() if "class_names" in arrays else []
-    if known and class_names:
-        order = column_order(known, class_names, f"{path} was written for")
-        logits = logits[:, list(order)]
+    if known and form.class_names:
+        order = column_order(known, form.class_names, f"{path} was written for")
+        if logits.shape[1:2] == (len(order),):
+            logits = logits[:, list(order)]
+        elif list(order) != sorted(order):  # one column says it all: yes in the place of no
+            logits = -logits
     keys = _row_keys(path, arrays, inputs, len(logits))
     rows: dict[bytes, int] = {}
     for row, key in enumerate(keys):  # of a sample that stands twice, the first row counts
@@ -133,7 +148,7 @@ def _teacher(
     return StoredTeacher(path, rows, torch.from_numpy(logits))
 
 
-def _logits(path: Path, arrays: Arrays) -> NDArray[np.float32]:
+def _logits(path: Path, arrays: Arrays, kind: Kind) -> NDArray[np.float32]:
     """Return the file's logits, float32, whatever it holds."""
     found = [name for name in KINDS if name in arrays]
     if len(found) != 1:
@@ -141,31 +156,79 @@ def _logits(path: Path, arrays: Arrays) -> NDArray[np.float32]:
             f"teacher {path}: holds {', '.join(arrays) or 'nothing'}; expected exactly one of "
             f"logits and probabilities; {_HOW}"
         )
-    values = arrays[found[0]]
-    if values.ndim != 2 or values.dtype.kind != "f" or values.shape[1] < 2 or not len(values):
+    name, values = found[0], arrays[found[0]]
+    if values.dtype.kind != "f" or not len(values) or not _has_axes(values, kind):
         raise TeacherError(
-            f"teacher {path}: {found[0]} are {values.dtype} of shape {values.shape}; expected "
-            "floats of shape (samples, classes)"
+            f"teacher {path}: {name} are {values.dtype} of shape {values.shape}; expected "
+            f"floats of shape (samples, {AXES[kind]})"
         )
-    finite = np.isfinite(values).all(axis=1)
+    finite = np.isfinite(values.reshape(len(values), -1)).all(axis=1)
     if not finite.all():
-        raise TeacherError(
-            f"teacher {path}: {found[0]} of row {int(np.argmin(finite))} are not finite"
+        raise TeacherError(f"teacher {path}: {name} of row {int(np.argmin(finite))} are not finite")
+    match kind:
+        case "regression" | "embedding":
+            answers = _numbers(path, name, values)
+        case "multilabel":
+            answers = _odds(path, name, values)
+        case "binary" if values.ndim == 1 or values.shape[1] == 1:
+            answers = _odds(path, name, values)
+        case _:
+            answers = _logs(path, name, values)
+    return answers.astype(np.float32)
+
+
+def _has_axes(values: NDArray[Any], kind: Kind) -> bool:
+    match kind:
+        case "classification":
+            return values.ndim == 2 and values.shape[1] > 1
+        case "binary" | "regression":
+            return values.ndim in (1, 2)
+        case "multilabel" | "embedding":
+            return values.ndim == 2
+        case "tokens":
+            return values.ndim > 2
+
+
+def _numbers(path: Path, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    if name == "logits":
+        return values
+    raise TeacherError(
+        f"teacher {path}: holds probabilities, but the task asks for numbers; name them logits if "
+        "they are those numbers"
+    )
+
+
+def _odds(path: Path, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Return the log-odds of labels that stand side by side."""
+    if (name == "probabilities") != are_shares(values):
+        beyond, other = (
+            ("numbers beyond 0..1", "logits")
+            if name == "probabilities"
+            else ("numbers that all lie in 0..1, as probabilities do", "probabilities")
         )
-    sums = are_probabilities(values, 1e-2 if values.dtype == np.float16 else 1e-3)
-    if found[0] == "probabilities" and not sums:
+        raise TeacherError(
+            f"teacher {path}: {name} are {beyond}; if they are {other}, name them so"
+        )
+    wide = values.astype(np.float64)
+    return log_odds(wide) if name == "probabilities" else wide
+
+
+def _logs(path: Path, name: str, values: NDArray[Any]) -> NDArray[Any]:
+    """Return the logarithms of what sums to one along the second axis."""
+    rows = np.moveaxis(values, 1, -1).reshape(-1, values.shape[1])
+    sums = are_probabilities(rows, 1e-2 if values.dtype == np.float16 else 1e-3)
+    if name == "probabilities" and not sums:
         raise TeacherError(
             f"teacher {path}: probabilities have rows that are negative or do not sum to 1; "
             "if they are logits, name them so"
         )
-    if found[0] == "logits" and sums:
+    if name == "logits" and sums:
         raise TeacherError(
             f"teacher {path}: logits have rows that all sum to 1, as probabilities do; "
             "if they are, name them so, for softmax over them would flatten them to nothing"
         )
     wide = values.astype(np.float64)
-    wide = log_probabilities(wide) if found[0] == "probabilities" else wide
-    return wide.astype(np.float32)
+    return log_probabilities(wide) if name == "probabilities" else wide
 
 
 def _row_keys(path: Path, arrays: Arrays, inputs: Sequence[Arrays], samples: int) -> list[bytes]:
