@@ -68,21 +68,32 @@ def evaluate(
 def teacher_quality(logits: NDArray[Any], labels: NDArray[Any]) -> TeacherQuality:
     """Return accuracy, negative log-likelihood and expected calibration error of `logits`.
 
-    `logits` has shape (samples, classes). Calibration error: 15 equal bins of the top class's
-    probability, the gap between accuracy and confidence weighted by the bins' share of samples
-    (Guo, Pleiss, Sun, Weinberger 2017, equation 3).
+    `logits` has shape (samples, classes).
     """
     log_probabilities = log_softmax(logits)
     top = log_probabilities.argmax(axis=1)
     confidence = np.exp(log_probabilities.max(axis=1))
     correct = (top == labels).astype(np.float64)
-    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
-    gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)
     return TeacherQuality(
         accuracy=float(correct.mean()),
         nll=float(-log_probabilities[np.arange(len(labels)), labels].mean()),
-        ece=float(np.abs(gaps).sum() / len(labels)),
+        ece=calibration_gap(confidence, correct),
     )
+
+
+def calibration_gap(confidence: NDArray[Any], correct: NDArray[Any]) -> float:
+    """Return the expected calibration error of answers, from how sure and how right each is.
+
+    15 equal bins of the answer's probability; the gap between the share that is right and the mean
+    probability, weighted by the bins' share of answers (Guo, Pleiss, Sun, Weinberger 2017,
+    equation 3).
+
+    >>> calibration_gap(np.array([0.9, 0.9]), np.array([1, 0]))
+    0.4
+    """
+    bins = np.clip(np.ceil(confidence * ECE_BINS).astype(int) - 1, 0, ECE_BINS - 1)
+    gaps = np.bincount(bins, weights=correct - confidence, minlength=ECE_BINS)
+    return float(np.abs(gaps).sum() / len(confidence))
 
 
 def log_softmax(logits: NDArray[Any]) -> NDArray[np.float64]:
