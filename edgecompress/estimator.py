@@ -15,7 +15,8 @@ from sklearn.utils import check_random_state
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 
-from edgecompress.distilling.distill import CONTROL, DISTILLED, TrainedArm, pick_arm, train_arm
+from edgecompress.distilling.arms import TrainedArm, train_arm
+from edgecompress.distilling.choice import CONTROL, DISTILLED, pick_arm
 from edgecompress.distilling.loop import Bench
 from edgecompress.errors import RecipeError
 from edgecompress.exporting.onnx import export
@@ -167,12 +168,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
 
         names = (DISTILLED,) if validation is None else (DISTILLED, CONTROL)
         self.arms_ = tuple(arm(name) for name in names)
-        self.shipped_, self.reason_ = DISTILLED, "no rows were held out to choose by"
-        if validation is not None:
-            scores = {one.name: one.evaluation for one in self.arms_}
-            self.shipped_, self.reason_ = pick_arm(scores)
-        chosen = next(one for one in self.arms_ if one.name == self.shipped_)
-        self.module_ = chosen.module.double()
+        chosen, self.reason_ = pick_arm(self.arms_)
+        if validation is None:
+            self.reason_ = "no rows were held out to choose by"
+        self.shipped_, self.module_ = chosen.name, chosen.module.double()
 
     def _taught(self, train: Split, seed: int) -> CheckedTeacher:
         """Fit the teacher, and return it as one that answers for each training row fairly."""
