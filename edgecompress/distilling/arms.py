@@ -10,7 +10,6 @@ from collections.abc import Callable
 from dataclasses import dataclass, replace
 from typing import Generic, TypeVar
 
-import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -24,6 +23,7 @@ from edgecompress.distilling.choice import (
     pick_arm,
 )
 from edgecompress.distilling.hints import Hints, require_torch
+from edgecompress.distilling.kinds import aim_of, answers_as_labels, labelled
 from edgecompress.distilling.lesson import Lesson
 from edgecompress.distilling.loop import Bench, computing, crew_of_launch, train_
 from edgecompress.distilling.peers import Pair, PeerLesson
@@ -152,28 +152,28 @@ def _lesson(
     pool = task.unlabelled if isinstance(settings, DistillSettings) else None
     samples = len(task.train) + (len(pool) if pool is not None else 0)
 
-    def views(pooled: bool) -> Views:
-        return task_views(task, settings, bench.seed, pool=pooled and pool is not None)
-
+    shown = pool is not None and name in (DISTILLED, PSEUDO, CODISTILLED)
+    views, aim = task_views(task, settings, bench.seed, pool=shown), aim_of(task)
     match name:
         case "distilled":
             assert isinstance(settings, DistillSettings)
-            return _soft_lesson(views(True), samples, settings, bench, _given(teacher, name))
+            lesson = Lesson(views, samples, settings, own=bench.loss, aim=aim)
+            return _with_teacher(lesson, settings, bench, _given(teacher, name))
         case "pseudo":
-            shown = views(True)
-            return Lesson(
-                replace(shown, labels=_filled(shown, task, _given(teacher, name))), samples
-            )
+            labels = _filled(views, task, _given(teacher, name))
+            return Lesson(replace(views, labels=labels), samples, aim=aim)
         case "codistilled":
-            return PeerLesson(views(True), samples)
+            return PeerLesson(views, samples, aim=aim)
         case _:
-            return Lesson(views(False), samples)
+            return Lesson(views, samples, aim=aim)
 
 
-def _soft_lesson(
-    views: Views, samples: int, settings: DistillSettings, bench: Bench, teacher: CheckedTeacher
+def _with_teacher(
+    lesson: Lesson, settings: DistillSettings, bench: Bench, teacher: CheckedTeacher
 ) -> Lesson:
-    if samples > 0 and settings.loss == "dkd" and bool((views.labels < 0).any()):
+    """Return the lesson with the teacher's word in it: kept soft targets, or layers to hear."""
+    everywhere = bool(labelled(lesson.kind, lesson.views.labels).all())
+    if settings.loss == "dkd" and not everywhere:
         raise TrainingError(
             "distill.loss: 'dkd' needs the label of every sample, but the task has unlabelled "
             'ones; take loss = "kd"'
@@ -181,27 +181,25 @@ def _soft_lesson(
     autocast = bench.mode.precision == "bf16"
     if settings.features is not None:
         require_torch(teacher)
-        hints = Hints(teacher, settings.features, bench.seed, autocast)
-        return Lesson(views, samples, settings, hints=hints, own=bench.loss)
+        return replace(lesson, hints=Hints(teacher, settings.features, bench.seed, autocast))
     soft = SoftTargets(
         teacher,
-        views,
+        lesson.views,
         bench.soft_folder,
         autocast,
         bench.tick,
         settings.soft_targets,
         crew_of_launch(),
     )
-    return Lesson(views, samples, settings, soft, own=bench.loss)
+    return replace(lesson, soft=soft)
 
 
 def _filled(views: Views, task: Task, teacher: CheckedTeacher) -> Tensor:
     """Return the labels of all samples, those of the pool the teacher's hard answers."""
     assert task.unlabelled is not None
-    answers = predict_logits(teacher, task.unlabelled.inputs).argmax(axis=1)
-    labels = views.labels.clone()
-    labels[len(task.train) :] = torch.from_numpy(np.asarray(answers, dtype=np.int64))
-    return labels
+    answers = predict_logits(teacher, task.unlabelled.inputs)
+    said = answers_as_labels(task.kind, answers)
+    return torch.cat([views.labels[: len(task.train)], said.to(views.labels.dtype)])
 
 
 def _given(teacher: CheckedTeacher | None, arm: str) -> CheckedTeacher:

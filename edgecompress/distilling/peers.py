@@ -13,10 +13,11 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.distilling.hints import Answer
+from edgecompress.distilling.kinds import soft_part
 from edgecompress.distilling.lesson import Lesson, Moment
 from edgecompress.distilling.loop import logits_of
-from edgecompress.distilling.losses import hard_loss, soft_loss
 from edgecompress.errors import TrainingError
+from edgecompress.recipe import DistillSettings
 
 BURN_IN_RATIO = 0.2
 """Share of the steps in which peers learn from the labels alone."""
@@ -25,6 +26,7 @@ TEMPERATURE = 1.0
 """Peers are trained with the same labels, so that their certainty is of one kind already."""
 
 _START = Moment()
+_PLAIN = DistillSettings()  # each kind's own soft loss
 
 
 class Pair(nn.Module):
@@ -64,13 +66,10 @@ class PeerLesson(Lesson):
     ) -> Tensor:
         """Return the sum of both peers' losses: NLL + KL(other ‖ own) (Zhang et al., eq. 4)."""
         one, other = answer.logits
-        count = None if moment.labelled is None else moment.labelled * len(labels)
-        loss = hard_loss(one, labels, label_smoothing, count)
-        loss = loss + hard_loss(other, labels, label_smoothing, count)
+        loss = self._hard(one, labels, label_smoothing, moment)
+        loss = loss + self._hard(other, labels, label_smoothing, moment)
         if moment.done < BURN_IN_RATIO:
             return loss
-        return (
-            loss
-            + soft_loss(one, other.detach(), TEMPERATURE)
-            + soft_loss(other, one.detach(), TEMPERATURE)
-        )
+        for peer, teaching in ((one, other.detach()), (other, one.detach())):
+            loss = loss + soft_part(self.aim, _PLAIN, peer, teaching, labels, TEMPERATURE)
+        return loss
