@@ -54,6 +54,7 @@ def check_task(task: Task) -> tuple[str, ...]:
             _check_same_inputs(f"task {task.name!r}, {name}", split, task.train)
     _check_class_names(task)
     _check_normalization(task)
+    _check_tokenizer(task)
     warnings = []
     for name, split in splits.items():
         if name != "unlabelled":
@@ -132,6 +133,19 @@ def _check_normalization(task: Task) -> None:
         raise TaskError(
             f"task {task.name!r}: normalization of {unknown[0]!r}; the inputs are "
             f"{', '.join(task.train.inputs)}{did_you_mean(unknown[0], task.train.inputs)}"
+        )
+
+
+def _check_tokenizer(task: Task) -> None:
+    if task.tokenizer is None:
+        return
+    name, made = task.tokenizer.name, (task.tokenizer.length,)
+    given = task.train.inputs.get(name)
+    if given is None or given.shape[1:] != made or given.dtype != np.int64:
+        found = "is not among them" if given is None else f"is {given.dtype} {given.shape[1:]}"
+        raise TaskError(
+            f"task {task.name!r}: its tokenizer makes int64 {made} of the name {name!r}; of the "
+            f"inputs {', '.join(task.train.inputs)}, this {found}; encode all splits with it"
         )
 
 

@@ -75,7 +75,7 @@ def load_task(spec: str, base: Path, data: Path | None = None) -> Task:
     return replace(
         task,
         teacher=_within(file, f"task {spec!r}, teacher", task.teacher),
-        student=_within(file, f"task {spec!r}, student", task.student),
+        student=task.student and _within(file, f"task {spec!r}, student", task.student),
     )
 
 
@@ -84,7 +84,7 @@ def task_fingerprint(task: Task, file: Path | None, memo: Path | None = None) ->
 
     That is its file (None for a task made in a notebook: then the source of its augmentation and
     metric), the modules beside it that it imports (anywhere, also inside functions), its splits,
-    its class names and its metric. A split is
+    its class names, its metric and its tokenizer. A split is
     digested by the files it was read from; a split without files by its arrays. `memo` is a JSON
     file in which the digests of data files are kept by path, size and modification time.
     """
@@ -101,6 +101,8 @@ def task_fingerprint(task: Task, file: Path | None, memo: Path | None = None) ->
     digests["metric"] = task.metric.name
     if task.kind != "classification":
         digests["kind"] = task.kind
+    if task.tokenizer is not None:
+        digests["tokenizer"] = digest_of(task.tokenizer.to_json())
     return digests
 
 

@@ -1,7 +1,8 @@
 """Read data into splits: arrays from npz and idx files here, and the door to the other loaders.
 
-CSV files are read in `tables`, folders of images in `images`, and `rows` deals rows out to
-splits. No loader opens a pickle; what a damaged or hostile file does is one line, a DataError.
+CSV files are read in `tables`, those of texts in `texts`, folders of images in `images`, and
+`rows` deals rows out to splits. No loader opens a pickle; what a damaged or hostile file does is
+one line, a DataError.
 """
 
 from __future__ import annotations
@@ -25,6 +26,7 @@ from edgecompress.tasks.rows import split_rows as split_rows
 from edgecompress.tasks.tables import from_csv as from_csv
 from edgecompress.tasks.tables import split_csv as split_csv
 from edgecompress.tasks.task import Split
+from edgecompress.tasks.texts import texts_from_csv as texts_from_csv
 
 # The header of an idx file may ask for any size; no file of this kind is near 4 GB.
 _MOST_IDX_BYTES = 2**32

@@ -37,15 +37,16 @@ class Columns:
 
 
 @dataclass(frozen=True)
-class _Table:
+class Table:
     """Hold a file as it was read: stripped texts by column, and where each row stands."""
 
     path: Path
     columns: Mapping[str, list[str]]
     lines: list[int]
 
-    def take(self, rows: NDArray[np.intp]) -> _Table:
-        return _Table(
+    def take(self, rows: NDArray[np.intp]) -> Table:
+        """Return the table reduced to `rows`."""
+        return Table(
             self.path,
             {name: _pick(values, rows) for name, values in self.columns.items()},
             _pick(self.lines, rows),
@@ -65,7 +66,7 @@ def from_csv(
     those that there are. For validation and test give the `columns` that the training file
     returned. A column is numeric when all its values are numbers, unless named in `categorical`.
     """
-    table = _read(Path(path))
+    table = read_table(Path(path))
     if columns is None:
         columns = _learn(table, label, categorical, drop)
     return _encode(table, columns), columns
@@ -83,15 +84,16 @@ def split_csv(
 
     Medians and vocabularies are learned on the training rows alone.
     """
-    table = _read(Path(path))
-    texts = np.array(_labels(table, label))
+    table = read_table(Path(path))
+    texts = np.array(label_texts(table, label))
     train, validation, test = (table.take(rows) for rows in split_rows(texts, fractions, seed))
     columns = _learn(train, label, categorical, drop)
     parts = (_encode(train, columns), _encode(validation, columns), _encode(test, columns))
     return parts, columns
 
 
-def _read(path: Path) -> _Table:
+def read_table(path: Path) -> Table:
+    """Return the columns of a CSV file with a header, or refuse it in one line."""
     try:
         with path.open(newline="", encoding="utf-8-sig") as stream:
             reader = csv.reader(stream, strict=True)
@@ -114,7 +116,7 @@ def _read(path: Path) -> _Table:
             )
     values = zip(*(row for _, row in rows), strict=True)
     columns = {name: [t.strip() for t in v] for name, v in zip(header, values, strict=True)}
-    return _Table(path, columns, [line for line, _ in rows])
+    return Table(path, columns, [line for line, _ in rows])
 
 
 def _check_header(path: Path, header: list[str]) -> None:
@@ -131,10 +133,10 @@ def _check_header(path: Path, header: list[str]) -> None:
         )
 
 
-def _learn(table: _Table, label: str, categorical: Sequence[str], drop: Sequence[str]) -> Columns:
-    labels = _labels(table, label)
+def _learn(table: Table, label: str, categorical: Sequence[str], drop: Sequence[str]) -> Columns:
+    label_texts(table, label)  # before all else: the likeliest slip is its name
     for name in (*categorical, *drop):
-        _column(table, name)
+        column_texts(table, name)
     numeric: dict[str, float] = {}
     vocabularies: dict[str, tuple[str, ...]] = {}
     for name, values in table.columns.items():
@@ -150,6 +152,12 @@ def _learn(table: _Table, label: str, categorical: Sequence[str], drop: Sequence
             numeric[name] = float(np.median(np.array(numbers, dtype=np.float64)))
     if not numeric and not vocabularies:
         raise DataError(f"data {table.path}: has no column beside the label {label!r}")
+    return Columns(label, class_names_of(table, label), numeric, vocabularies)
+
+
+def class_names_of(table: Table, label: str) -> tuple[str, ...]:
+    """Return the distinct labels in order; refuse more of them than a few classes."""
+    labels = label_texts(table, label)
     classes = tuple(sorted(set(labels), key=lambda text: (_number(text) or 0.0, text)))
     numbers_only = all(_number(name) is not None for name in classes)
     most = max(100, len(labels) // 10) if numbers_only else max(2, len(labels) // 2)
@@ -158,10 +166,10 @@ def _learn(table: _Table, label: str, categorical: Sequence[str], drop: Sequence
             f"data {table.path}: the label {label!r} has {len(classes)} distinct values in "
             f"{len(labels)} rows; expected a few classes, each many times"
         )
-    return Columns(label, classes, numeric, vocabularies)
+    return classes
 
 
-def _encode(table: _Table, columns: Columns) -> Split:
+def _encode(table: Table, columns: Columns) -> Split:
     inputs = {}
     if columns.numeric:
         inputs["numeric"] = np.stack(
@@ -171,19 +179,25 @@ def _encode(table: _Table, columns: Columns) -> Split:
         inputs["categorical"] = np.stack(
             [_codes(table, name, known) for name, known in columns.categorical.items()], axis=1
         )
-    index = {name: i for i, name in enumerate(columns.class_names)}
-    labels = _labels(table, columns.label)
+    return Split(inputs, class_indices(table, columns.label, columns.class_names), (table.path,))
+
+
+def class_indices(table: Table, label: str, class_names: Sequence[str]) -> NDArray[np.int64]:
+    """Return the class of each row as its place among the names; refuse a label of none."""
+    index = {name: i for i, name in enumerate(class_names)}
+    labels = label_texts(table, label)
     for text, line in zip(labels, table.lines, strict=True):
         if text not in index:
             raise DataError(
                 f"data {table.path}, line {line}: label {text!r}; expected one of "
-                f"{', '.join(columns.class_names[:6])}{did_you_mean(text, index)}"
+                f"{', '.join(class_names[:6])}{did_you_mean(text, index)}"
             )
-    return Split(inputs, np.array([index[text] for text in labels], np.int64), (table.path,))
+    return np.array([index[text] for text in labels], np.int64)
 
 
-def _labels(table: _Table, name: str) -> list[str]:
-    labels = _column(table, name)
+def label_texts(table: Table, name: str) -> list[str]:
+    """Return the label of each row as it is written; refuse a row that has none."""
+    labels = column_texts(table, name)
     for text, line in zip(labels, table.lines, strict=True):
         if text in MISSING:
             raise DataError(
@@ -193,9 +207,9 @@ def _labels(table: _Table, name: str) -> list[str]:
     return labels
 
 
-def _numbers(table: _Table, name: str, fill: float) -> NDArray[np.float32]:
+def _numbers(table: Table, name: str, fill: float) -> NDArray[np.float32]:
     values = []
-    for text, line in zip(_column(table, name), table.lines, strict=True):
+    for text, line in zip(column_texts(table, name), table.lines, strict=True):
         value = fill if text in MISSING else _number(text)
         if value is None:
             raise DataError(
@@ -207,12 +221,13 @@ def _numbers(table: _Table, name: str, fill: float) -> NDArray[np.float32]:
         return np.array(values, dtype=np.float64).astype(np.float32)
 
 
-def _codes(table: _Table, name: str, known: tuple[str, ...]) -> NDArray[np.int64]:
+def _codes(table: Table, name: str, known: tuple[str, ...]) -> NDArray[np.int64]:
     codes = {text: code for code, text in enumerate(known, start=1)}
-    return np.array([codes.get(text, 0) for text in _column(table, name)], dtype=np.int64)
+    return np.array([codes.get(text, 0) for text in column_texts(table, name)], dtype=np.int64)
 
 
-def _column(table: _Table, name: str) -> list[str]:
+def column_texts(table: Table, name: str) -> list[str]:
+    """Return a column as it is written."""
     if name not in table.columns:
         raise DataError(
             f"data {table.path}: has no column {name!r}, only {', '.join(table.columns)}"

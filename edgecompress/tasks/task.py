@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompress.records import Kind
+from edgecompress.tasks.tokenizers import Tokenizer
 
 if TYPE_CHECKING:  # torch is needed to train a task, not to describe one
     import torch
@@ -94,6 +95,9 @@ class Task:
 
     `augment(batch, generator)` returns a new batch of torch tensors of the same names; teacher
     and student see the same view. All random draws must come from `generator`.
+
+    `tokenizer` made the input of its name out of texts; the bundle carries it, so that an app
+    starts from a text too.
     """
 
     name: str
@@ -110,6 +114,7 @@ class Task:
     ) = None
     normalization: Mapping[str, Normalization] = field(default_factory=dict)
     kind: Kind = "classification"
+    tokenizer: Tokenizer | None = None
 
     def example_inputs(self, batch: int = 1) -> dict[str, NDArray[Any]]:
         """Return the first `batch` training samples as a dict of named arrays."""
