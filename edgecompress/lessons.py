@@ -7,11 +7,20 @@ from __future__ import annotations
 
 import re
 from collections.abc import Mapping
-from typing import Annotated, Any, Literal, Self
+from typing import Annotated, Any, Literal, Self, get_args
 
-from pydantic import Discriminator, Field, Tag, model_validator
+from pydantic import Discriminator, Field, Tag, field_validator, model_validator
 
-from edgecompress.settings import TAG, Count, NotNegative, Positive, Ratio, Settings
+from edgecompress.records import Family, StudentSpec
+from edgecompress.settings import (
+    TAG,
+    Count,
+    NotNegative,
+    Positive,
+    Ratio,
+    Settings,
+    did_you_mean,
+)
 
 ModulePath = Annotated[str, Field(min_length=1)]
 Seed = Annotated[int, Field(ge=0, lt=2**32)]
@@ -238,10 +247,12 @@ class DistillSettings(TrainSettings):
         "kd_weight on validation; 0 takes those given.",
     )
 
-    student: Literal["task", "teacher"] = Field(
+    student: str = Field(
         default="task",
-        description="Who learns: the task's student, or a fresh network of the teacher's own "
-        "architecture (born-again networks).",
+        description='Who learns: "task", the task\'s own student; "teacher", a fresh one of the '
+        'teacher\'s architecture (born-again networks); "auto", or a family such as "ds_cnn": the '
+        "best of those that fit the profile's budgets; or a label that `edgecompress students` "
+        'lists, such as "ds_cnn-w0.5-d1".',
     )
     peers: bool = Field(
         default=False,
@@ -252,6 +263,17 @@ class DistillSettings(TrainSettings):
         default=(),
         description="Train all arms once with each of these seeds; left out, with the recipe's.",
     )
+
+    @field_validator("student")
+    @classmethod
+    def _names_a_student(cls, student: str) -> str:
+        known = ("task", "teacher", "auto", *get_args(Family))
+        if student not in known and StudentSpec.named(student) is None:
+            raise ValueError(
+                f"given {student!r}, expected {', '.join(known)}, or a family with its "
+                f'multipliers, e.g. "ds_cnn-w0.5-d1"{did_you_mean(student, known)}'
+            )
+        return student
 
     @model_validator(mode="after")
     def _repeats_no_seed(self) -> Self:

@@ -7,10 +7,11 @@ Units stand in the names: `_ms`, `_s`, `_bytes`, `_mb` (10^6 bytes).
 from __future__ import annotations
 
 import html
+import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Literal
+from typing import Literal, get_args
 
 Status = Literal["pass", "fail", "inconclusive"]
 Basis = Literal["measured", "on-device", "predicted", "exact", "host", "none"]
@@ -299,6 +300,22 @@ class StudentSpec:
         """
         return f"{self.family}-w{self.width:g}-d{self.depth:g}"
 
+    @classmethod
+    def named(cls, label: str) -> StudentSpec | None:
+        """Return the student of that label; None where it names none.
+
+        >>> StudentSpec.named("ds_cnn-w0.5-d1")
+        StudentSpec(family='ds_cnn', width=0.5, depth=1.0)
+        >>> StudentSpec.named("ds_cnn"), StudentSpec.named("ds_cnn-w0-d1")
+        (None, None)
+        """
+        number = r"(\d{1,3}(?:\.\d{1,6})?)"
+        found = re.fullmatch(rf"({'|'.join(get_args(Family))})-w{number}-d{number}", label)
+        if found is None or not float(found[2]) * float(found[3]):
+            return None
+        family = next(name for name in get_args(Family) if name == found[1])
+        return cls(family, float(found[2]), float(found[3]))
+
 
 @dataclass(frozen=True)
 class StudentOffer:
@@ -321,6 +338,24 @@ class StudentOffer:
     def fits(self) -> bool:
         """Return whether it meets every budget."""
         return self.verdict.status == "pass"
+
+
+@dataclass(frozen=True)
+class StudentTrial:
+    """Hold one short distillation that helped to choose among the students that fit."""
+
+    spec: StudentSpec
+    metric: Metric
+
+
+@dataclass(frozen=True)
+class StudentChoice:
+    """Hold the student that goes on, all that were judged before training, and why this one."""
+
+    spec: StudentSpec
+    offers: tuple[StudentOffer, ...]
+    trials: tuple[StudentTrial, ...]
+    reason: str
 
 
 @dataclass(frozen=True)
@@ -364,6 +399,7 @@ class Report:
     notes: tuple[str, ...]
     folder: Path
     schema_version: int = 1
+    students: StudentChoice | None = None
 
     @property
     def best(self) -> Candidate | None:

@@ -23,6 +23,7 @@ from edgecompress.pipeline.candidates import (
 from edgecompress.pipeline.choice import choose, median_ms, without_slower
 from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.run import Run
+from edgecompress.pipeline.students import Found
 from edgecompress.profiles import Profile
 from edgecompress.recipe import MeasureSettings
 from edgecompress.records import Candidate, Evaluation, Report, Verdict
@@ -95,6 +96,7 @@ def prove(
     choice: Choice,
     networks: Sequence[Network],
     teacher: TeacherInHand,
+    found: Found | None = None,
 ) -> Report:
     """Read the test split for the chosen model, its control and the teacher; judge; report."""
     trained = [n for n in (teacher.network, *networks) if n is not None]
@@ -128,12 +130,14 @@ def prove(
         settings=run.recipe.model_dump(mode="json"),
         notes=(
             choice.reason,
+            *((found.choice.reason,) if found else ()),
             *_slower_than(reference, chosen),
             *_teacher_note(run, teacher),
             *int8_notes(run, profile),
             *run.notes,
         ),
         folder=run.store.folder.absolute(),
+        students=found.choice if found else None,
     )
 
 

@@ -13,6 +13,7 @@ from edgecompress.pipeline.candidates import (
 )
 from edgecompress.pipeline.delivery import deliver
 from edgecompress.pipeline.run import RunOptions, open_run
+from edgecompress.pipeline.students import find_student
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
 from edgecompress.profiles import Profile
 from edgecompress.recipe import Recipe
@@ -34,7 +35,8 @@ def compress(
     """
     with open_run(recipe, Path(out), options, task) as run:
         teacher = obtain_teacher(run)
-        student = train_student(run, teacher)
+        found = find_student(run, profile, teacher)
+        student = train_student(run, teacher, found)
         pruned = prune_student(run, student, teacher)
         networks = tuple(network for network in (student, pruned) if network is not None)
 
@@ -44,6 +46,6 @@ def compress(
         reference = teacher_candidate(run, teacher)
 
         choice = settle(run, profile, candidates, reference, teacher)
-        report = prove(run, profile, choice, networks, teacher)
+        report = prove(run, profile, choice, networks, teacher, found)
         deliver(run, report)
         return report

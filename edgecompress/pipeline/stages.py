@@ -9,6 +9,7 @@ from typing import Literal
 from edgecompress.errors import RecipeError
 from edgecompress.pipeline.candidates import export_network
 from edgecompress.pipeline.run import RunOptions, open_run
+from edgecompress.pipeline.students import find_student
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
 from edgecompress.recipe import Recipe
 from edgecompress.records import Candidate, PruningOutcome, TrainedNetwork
@@ -35,7 +36,8 @@ def run_until(stage: StageName, recipe: Recipe, out: Path, options: RunOptions) 
         raise RecipeError(f"recipe: has no [{stage}] section, nothing to do; add one")
     with open_run(recipe, out, options) as run:
         teacher = obtain_teacher(run)
-        student = train_student(run, teacher)
+        found = find_student(run, None, teacher)
+        student = train_student(run, teacher, found)
         pruned = prune_student(run, student, teacher) if stage != "distill" else None
         made = [network for network in (student, pruned) if network]
         trained = [n.training for n in (teacher.network, *made) if n and n.training]

@@ -23,6 +23,7 @@ from edgecompress.errors import TaskError
 from edgecompress.pipeline.arms import Course, taught
 from edgecompress.pipeline.networks import Network, TeacherInHand, parameters
 from edgecompress.pipeline.run import Run
+from edgecompress.pipeline.students import Found
 from edgecompress.pruning.plan import PruningPlan, apply_plan_
 from edgecompress.pruning.prune import prune, reestimate_batchnorm_
 from edgecompress.records import Artifact, PruningOutcome, TrainedNetwork
@@ -89,10 +90,11 @@ def _as_network(run: Run, module: nn.Module) -> Network:
     return network.trained(training)
 
 
-def train_student(run: Run, teacher: TeacherInHand) -> Network:
+def train_student(run: Run, teacher: TeacherInHand, found: Found | None = None) -> Network:
     """Return the distilled student, or its control where that is better on validation.
 
-    Without a `[distill]` section the network to be compressed is the teacher itself.
+    `found` is the student of the budget's choice, where the recipe leaves it to that. Without a
+    `[distill]` section the network to be compressed is the teacher itself.
     """
     if run.recipe.distill is None:
         if teacher.network is None:
@@ -101,7 +103,7 @@ def train_student(run: Run, teacher: TeacherInHand) -> Network:
                 "network; add [distill], or give its ONNX file to `edgecompress quantize`"
             )
         return replace(teacher.network, label="student", training=None)
-    settings, start = run.recipe.distill, _beginning(run, teacher)
+    settings, start = run.recipe.distill, found.start if found else _beginning(run, teacher)
     student = begun(start, (settings.seeds or (run.recipe.seed,))[0])
     shape = forward(student, run.task.validation.take(slice(0, PROBE_SAMPLES)).inputs).shape
     check_network(run.task, "student", shape, min(PROBE_SAMPLES, len(run.task.validation)))
@@ -116,6 +118,11 @@ def _beginning(run: Run, teacher: TeacherInHand) -> Student:
     drawn anew.
     """
     if run.recipe.distill is None or run.recipe.distill.student == "task":
+        if run.task.student is None:
+            raise TaskError(
+                f"task {run.task.name!r}: has no student; return one, or leave it to the budget "
+                'with student = "auto" in [distill]'
+            )
         return run.task.student
     if run.recipe.teacher is None:
         return born_again(teacher.teacher)

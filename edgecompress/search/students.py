@@ -112,6 +112,17 @@ def finalists(offers: Sequence[StudentOffer], most: int) -> tuple[StudentOffer, 
     return tuple([*first, *others][:most])
 
 
+def nearest(offers: Sequence[StudentOffer]) -> StudentOffer:
+    """Return the student that exceeds its budgets least: if none does for certain, the quickest."""
+
+    def order(offer: StudentOffer) -> tuple[float, float]:
+        failed = [c for c in offer.verdict.checks if c.status == "fail" and c.value is not None]
+        excess = max(((c.value or 0.0) / c.limit for c in failed), default=0.0)
+        return excess, offer.latency_ms.p50 if offer.latency_ms else inf
+
+    return min(offers, key=order)
+
+
 def _screened(check: BudgetCheck) -> BudgetCheck:
     if check.status != "inconclusive" or check.unit != "ms" or check.value is None:
         return check

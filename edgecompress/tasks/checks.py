@@ -117,7 +117,7 @@ def _check_declarations(task: Task) -> None:
             'Metric("top 2", per_sample), or leave it out for accuracy'
         )
     check_kind(task)
-    for name in ("teacher", "student"):
+    for name in ("teacher", "student") if task.student is not None else ("teacher",):
         make = inspect.unwrap(getattr(task, name))
         # A torch module can be called too, but to answer, not to be made.
         if not callable(make) or (hasattr(make, "state_dict") and not isinstance(make, type)):

@@ -90,7 +90,8 @@ class Task:
 
     `teacher` returns the big model: a `torch.nn.Module` (a module already trained, unless the
     recipe has a `[teacher]` section, which trains it), a scikit-learn style estimator, or the path
-    of an ONNX file. `student` returns a fresh, untrained `torch.nn.Module`. Both take the inputs
+    of an ONNX file. `student` returns a fresh, untrained `torch.nn.Module`; it may be left out
+    where `[distill] student` names another or leaves it to the budget. Both take the inputs
     positionally, in the order of the dict, and return logits of shape (batch, classes).
 
     `augment(batch, generator)` returns a new batch of torch tensors of the same names; teacher
@@ -105,7 +106,7 @@ class Task:
     validation: Split
     test: Split
     teacher: Callable[[], Any]
-    student: Callable[[], torch.nn.Module]
+    student: Callable[[], torch.nn.Module] | None = None
     class_names: tuple[str, ...] = ()
     metric: Metric = ACCURACY
     unlabelled: Split | None = None
