@@ -26,7 +26,9 @@ from edgecompress.exporting.snippets import write_snippets
 from edgecompress.records import Artifact, Candidate, OnnxModel, Report
 from edgecompress.runtime import main_output, run, session
 from edgecompress.store import artifact, library_version, replace_folder, write_atomic
+from edgecompress.tasks import tokenizers
 from edgecompress.tasks.task import Arrays, Normalization
+from edgecompress.tasks.tokenizers import Tokenizer
 
 SCHEMA_VERSION = 1
 # The highest level without operators for one processor only; "all" lays weights out for this host.
@@ -46,6 +48,8 @@ runpy.run_module("onnxruntime.tools.convert_onnx_models_to_ort", run_name="__mai
 """
 _KEPT_VARIABLES = ("LD_LIBRARY_PATH", "DYLD_LIBRARY_PATH", "SYSTEMROOT")  # it may not start without
 _FLOAT_TOLERANCE = 1e-3
+# What an app's own tokenizer must get right: case, signs, spaces, other scripts, nothing at all.
+_GOLDEN_TEXTS = ("Where's my CARD?", "top-up  £20, ﬁne!", "Grüße, 你好 नमस्ते", "x" * 200, "")
 _INT8_TOLERANCE = 5e-2  # processors round and saturate 8-bit products differently
 
 
@@ -54,7 +58,7 @@ class BundleContents:
     """Hold what a bundle is made of.
 
     `golden_inputs` are a few real samples, as the model takes them; `samples` the sizes of the
-    data's splits.
+    data's splits; `tokenizer` is what makes the model's input of texts, where it reads them.
     """
 
     report: Report
@@ -62,6 +66,7 @@ class BundleContents:
     class_names: tuple[str, ...] = ()
     normalization: Mapping[str, Normalization] = field(default_factory=dict)
     samples: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
 
 
 @dataclass(frozen=True)
@@ -141,14 +146,31 @@ def _texts(contents: BundleContents, output: str, model_file: str) -> dict[str, 
     """Return the bundle's text files by name."""
     inputs, names = contents.golden_inputs, [" ".join(n.split()) for n in contents.class_names]
     normalization = {k: dataclasses.asdict(v) for k, v in contents.normalization.items()}
+    tokenizer = _tokenizer_files(contents.tokenizer)
     texts = {
-        "README.md": model_card(contents.report, inputs, names, contents.samples),
+        "README.md": model_card(
+            contents.report, inputs, names, contents.samples, reads_texts=bool(tokenizer)
+        ),
         "normalization.json": _json(normalization).decode(),
         **write_snippets(inputs, output, model_file, library_version("onnxruntime")),
+        **tokenizer,
     }
     if names:
         texts["labels.txt"] = "".join(f"{name}\n" for name in names)
     return texts
+
+
+def _tokenizer_files(tokenizer: Tokenizer | None) -> dict[str, str]:
+    """Return the tokenizer as data, the code that reads it, and ids that prove another's code."""
+    if tokenizer is None:
+        return {}
+    ids = tokenizer.encode(_GOLDEN_TEXTS)[tokenizer.name]
+    golden = {"texts": list(_GOLDEN_TEXTS), tokenizer.name: ids.tolist()}
+    return {
+        "tokenizer.json": tokenizer.to_json(),
+        "tokenizer.py": Path(tokenizers.__file__).read_text(encoding="utf-8"),
+        "golden_texts.json": json.dumps(golden, ensure_ascii=False) + "\n",
+    }
 
 
 def _copy_model(model: OnnxModel, path: Path) -> OnnxModel:

@@ -10,9 +10,16 @@ from edgecompress.tasks.task import Arrays
 
 
 def model_card(
-    report: Report, inputs: Arrays, class_names: Sequence[str], samples: Mapping[str, int]
+    report: Report,
+    inputs: Arrays,
+    class_names: Sequence[str],
+    samples: Mapping[str, int],
+    reads_texts: bool = False,
 ) -> str:
-    """Return the card as Markdown; `samples` are the sizes of the data's splits."""
+    """Return the card as Markdown; `samples` are the sizes of the data's splits.
+
+    `reads_texts` says that the bundle holds a tokenizer.
+    """
     sections = {
         "Intended use": _use(report, inputs, class_names),
         "Verdict": _verdict(report),
@@ -20,7 +27,7 @@ def model_card(
         "Data": _data(report, samples),
         "How it was made": _history(report),
         "Limits": _limits(report),
-        "Use": _usage(),
+        "Use": (*_usage(), *(_text_usage() if reads_texts else ())),
     }
     title = f"# {report.task}: {report.chosen}\n"
     parts = [f"## {name}\n\n" + "\n".join(lines) + "\n" for name, lines in sections.items()]
@@ -128,3 +135,9 @@ def _usage() -> Iterator[str]:
     yield "load the model in an app. `model.ort` is the same model for ONNX Runtime's small mobile"
     yield "builds, which `required_operators.config` tells what to contain. Raw inputs are"
     yield "normalised as `normalization.json` says: `(raw * scale - mean) / std`."
+
+
+def _text_usage() -> Iterator[str]:
+    yield "\nThe model reads ids. `tokenizer.json` says how texts become ids; `tokenizer.py` does it"
+    yield 'with numpy alone, and `python run.py --text "..."` answers a text. In another language'
+    yield "write the same few lines, and hold them against the ids in `golden_texts.json`."

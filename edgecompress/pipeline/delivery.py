@@ -36,6 +36,7 @@ def deliver(run: Run, report: Report) -> Path | None:
         golden_inputs=run.task.validation.take(slice(0, GOLDEN_SAMPLES)).inputs,
         class_names=run.task.class_names,
         normalization=run.task.normalization,
+        tokenizer=run.task.tokenizer,
         samples={
             "train": len(run.task.train),
             "validation": len(run.task.validation),
