@@ -26,6 +26,7 @@ from edgecompress.cli.model_commands import measure, quantize
 from edgecompress.cli.run_commands import compare, distill, export, prune, report, run
 from edgecompress.cli.setup_commands import doctor, init, profiles
 from edgecompress.cli.show import say
+from edgecompress.cli.student_command import students
 from edgecompress.cli.verify_command import verify
 from edgecompress.errors import (
     EXIT_BAD_INPUT,
@@ -63,7 +64,7 @@ def describe(
 
 COMMANDS: tuple[Callable[..., int], ...] = (
     *(run, check, measure, distill, prune, export, quantize, verify),
-    *(report, compare, init, doctor),
+    *(report, compare, students, init, doctor),
 )
 for command in COMMANDS:
     app.command()(command)

@@ -22,6 +22,8 @@ from edgecompress.records import (
     Quantiles,
     Report,
     Status,
+    StudentChoice,
+    StudentOffer,
     TrainedNetwork,
 )
 from edgecompress.report.figures import (
@@ -52,6 +54,7 @@ def report_json(report: Report) -> Json:
         "control": _candidate(report.control, report.folder) if report.control else None,
         "trainings": [_training(t, report.folder) for t in report.trainings],
         "prunings": [_pruning(p, report.folder) for p in report.prunings],
+        "students": _students(report.students) if report.students else None,
         "test_reads": report.test_reads,
         "environment": dict(report.environment),
         "settings": dict(report.settings),
@@ -76,6 +79,32 @@ def report_schema() -> Json:
     text = files("edgecompress.report").joinpath("report.schema.json").read_text("utf-8")
     schema: Json = json.loads(text)
     return schema
+
+
+def offer_json(offer: StudentOffer) -> Json:
+    """Return one student that was judged before training as JSON-ready data."""
+    document = {
+        "label": offer.spec.label,
+        **asdict(offer.spec),
+        "parameters": offer.parameters,
+        "macs_m": offer.macs_m,
+        "scheme": offer.scheme,
+        "size_bytes": offer.size_bytes,
+        "latency_ms": asdict(offer.latency_ms) if offer.latency_ms else None,
+        "peak_memory_bytes": offer.peak_memory_bytes,
+        "verdict": offer.verdict.status,
+        "checks": [_check(check) for check in offer.verdict.checks],
+    }
+    return {key: _plain(value) for key, value in document.items()}
+
+
+def _students(choice: StudentChoice) -> Json:
+    return {
+        "chosen": choice.spec.label,
+        "reason": choice.reason,
+        "trials": [{"label": t.spec.label, **_metric(t.metric)} for t in choice.trials],
+        "offers": [offer_json(offer) for offer in choice.offers],
+    }
 
 
 def candidate_json(candidate: Candidate, folder: Path) -> Json:

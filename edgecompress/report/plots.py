@@ -9,7 +9,7 @@ from __future__ import annotations
 import io
 import re
 import warnings
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import matplotlib as mpl
@@ -27,7 +27,14 @@ from matplotlib.ticker import (
 )
 from numpy.typing import NDArray
 
-from edgecompress.records import Candidate, Metric, Report, SplitName, TrainedNetwork
+from edgecompress.records import (
+    Candidate,
+    Metric,
+    Report,
+    SplitName,
+    StudentOffer,
+    TrainedNetwork,
+)
 from edgecompress.report.figures import net_ms, process_medians
 from edgecompress.report.tables import Entry, entries
 from edgecompress.report.words import is_share, shorten
@@ -142,8 +149,57 @@ def draw_training(training: TrainedNetwork) -> str | None:
     return _svg(f"training-{training.stage}", paint, percent=all(is_share(*m) for m in metrics))
 
 
+def draw_students(offers: Sequence[StudentOffer]) -> str | None:
+    """Draw students that were judged before training, time against size, as an SVG file.
+
+    The time is the one that the first latency budget limits; without such a budget the median.
+    Returns None where no time is known.
+    """
+    found = [(offer, ms) for offer in offers if (ms := _offered_ms(offer)) is not None]
+    if not found:
+        return None
+    checks = [c for offer, _ in found for c in offer.verdict.checks]
+    limits = {c.budget: c.limit for c in checks if c.budget.startswith("latency_ms.")}
+    name, limit = next(iter(limits.items()), ("median latency", None))
+
+    def paint(axes: Axes) -> None:
+        for status, (colour, words) in _OFFERED.items():
+            those = [(ms, o.size_bytes / 1e6) for o, ms in found if o.verdict.status == status]
+            if those:
+                axes.plot(*zip(*those, strict=True), "o", color=_COLOURS[colour], label=words)
+        if limit is not None:
+            axes.axvline(limit, color=_COLOURS["ink"], lw=1, ls="--", label=f"limit {limit:g} ms")
+        _log_axis(axes, [*(ms for _, ms in found), *([limit] if limit else [])], margin=1.3)
+        axes.set_xlabel(f"{name} before training, ms")
+        axes.set_ylabel("model file, MB")
+        axes.set_yscale("log")
+        axes.legend(loc="best")
+
+    return _drawn("students", paint, percent=False, transparent=False)
+
+
+_OFFERED = {
+    "pass": ("chosen", "fits"),
+    "inconclusive": ("teacher", "not decided"),
+    "fail": ("dropped", "does not fit"),
+}
+
+
+def _offered_ms(offer: StudentOffer) -> float | None:
+    budgets = (c.value for c in offer.verdict.checks if c.budget.startswith("latency_ms."))
+    ms = next(budgets, offer.latency_ms.p50 if offer.latency_ms else None)
+    return ms if ms is not None and _LEAST_MS <= ms <= _MOST_MS else None
+
+
 def _svg(name: str, paint: Callable[[Axes], None], percent: bool) -> str:
     """Return the SVG element that `paint` fills, its ids made unique by `name`."""
+    return _embed(_drawn(name, paint, percent), re.sub(r"\W", "-", name))
+
+
+def _drawn(
+    name: str, paint: Callable[[Axes], None], percent: bool, transparent: bool = True
+) -> str:
+    """Return the SVG document that `paint` fills."""
     buffer = io.StringIO()
     with mpl.rc_context({**_STYLE, "svg.hashsalt": name}), warnings.catch_warnings():
         # The browser's fonts draw the text, so a glyph that Matplotlib's font lacks is no fault.
@@ -156,8 +212,8 @@ def _svg(name: str, paint: Callable[[Axes], None], percent: bool) -> str:
         paint(axes)
         if percent:
             axes.yaxis.set_major_formatter(PercentFormatter(1.0))
-        figure.savefig(buffer, format="svg", transparent=True, metadata={"Date": None})
-    return _embed(buffer.getvalue(), re.sub(r"\W", "-", name))
+        figure.savefig(buffer, format="svg", transparent=transparent, metadata={"Date": None})
+    return buffer.getvalue()
 
 
 def _embed(svg: str, prefix: str) -> str:
