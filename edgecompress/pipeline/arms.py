@@ -11,16 +11,23 @@ from edgecompress.distilling.arms import consults_teacher, contest, settings_of,
 from edgecompress.distilling.beginnings import Student, begun
 from edgecompress.distilling.checkpoint import layout_digest, save_weights, weights_digest
 from edgecompress.distilling.choice import DISTILLED
+from edgecompress.distilling.inspecting import (
+    figures_of,
+    network_answers,
+    teacher_answers,
+    teacher_score,
+)
 from edgecompress.distilling.loop import Bench
 from edgecompress.distilling.modes import fastest_mode
 from edgecompress.pipeline.networks import Network, TeacherInHand, parameters
 from edgecompress.pipeline.run import Run
 from edgecompress.recipe import DistillSettings, TrainSettings
-from edgecompress.records import Arm, Artifact, Evaluation, Mode, TrainedNetwork
+from edgecompress.records import Arm, Artifact, Evaluation, Inspection, Mode, TrainedNetwork
 from edgecompress.store import CHECKPOINT, StageCode, artifact, digest_of
 
 _ROOMS = ("distilling", "teachers")
 _LIBRARIES = ("torch", "accelerate")
+FIGURES = StageCode("figures", ("distilling", "teachers", "tasks", "statistics.py"), ("torch",))
 PRECISION = StageCode("precision", ("distilling",), ("torch",))
 
 
@@ -89,6 +96,29 @@ class Course:
         )
 
 
+def inspected(course: Course, network: Network, arms: tuple[Arm, ...]) -> Inspection:
+    """Return the figures of all arms and of their teacher, made once; nothing is trained for it."""
+    run, teacher = course.run, course.teacher
+    assert teacher is not None
+    here = run.recipe.teacher is not None
+
+    def make(folder: Path) -> Inspection:
+        said = teacher_answers(teacher.teacher, run.task)
+        figures = tuple(
+            figures_of(run.task, network_answers(network.loaded(arm.weights), run.task), said)
+            for arm in arms
+        )
+        return Inspection(figures, teacher_score(run.task, said, trained_here=here))
+
+    key = {
+        "arms": [arm.weights.sha256 for arm in arms],
+        "teacher": teacher.digest,
+        "trained_here": here,
+        "task": run.fingerprint,
+    }
+    return run.store.once(FIGURES, Inspection, key, make, title=f"{course.stage} figures")
+
+
 def taught(course: Course, network: Network, settings: DistillSettings) -> Network:
     """Return `network` with the weights of the arm that goes on."""
     run = course.run
@@ -101,14 +131,17 @@ def taught(course: Course, network: Network, settings: DistillSettings) -> Netwo
 
     found = contest(run.task, settings, run.recipe.seed, course.arm, trial)
     run.store.say(f"{course.stage}: {found.reason}")
+    inspection = inspected(course, network, found.arms)
+    pairs = zip(found.arms, inspection.arms, strict=True)
     training = TrainedNetwork(
         stage=course.stage,
-        arms=found.arms,
+        arms=tuple(replace(arm, figures=figures) for arm, figures in pairs),
         shipped=found.winner.name,
         plan=network.pruning.plan if network.pruning else None,
         parameters=parameters(network.module),
         reason=found.reason,
         trials=found.trials,
         seed=found.winner.seed,
+        teacher=inspection.teacher,
     )
     return network.trained(training)

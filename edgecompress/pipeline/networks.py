@@ -13,7 +13,7 @@ from torch import nn
 from edgecompress.distilling.certainty import Certainty, calibrated
 from edgecompress.distilling.choice import best_seed
 from edgecompress.recipe import DistillSettings
-from edgecompress.records import PruningOutcome, TrainedNetwork
+from edgecompress.records import Artifact, PruningOutcome, TrainedNetwork
 from edgecompress.store import digest_of
 from edgecompress.teachers.adapters import CheckedTeacher
 from edgecompress.teachers.weights import load_weights_
@@ -32,7 +32,7 @@ class Network:
     def trained(self, training: TrainedNetwork) -> Network:
         """Return the network with the weights of the arm that goes on."""
         weights = training.arm.weights
-        module = load_weights_(copy.deepcopy(self.module), weights.path).eval()
+        module = self.loaded(weights)
         digest = digest_of([self.pruning.plan.sha256 if self.pruning else "", weights.sha256])
         return replace(self, module=module, digest=digest, training=training)
 
@@ -40,8 +40,11 @@ class Network:
         """Return the network as the arm `name` of its training ended, of the arm's best seed."""
         assert self.training is not None
         weights = best_seed(self.training.arms, name).weights
-        module = load_weights_(copy.deepcopy(self.module), weights.path)
-        return replace(self, label=name, module=module, digest=weights.sha256)
+        return replace(self, label=name, module=self.loaded(weights), digest=weights.sha256)
+
+    def loaded(self, weights: Artifact) -> nn.Module:
+        """Return a copy of the module with other weights of the same layout."""
+        return load_weights_(copy.deepcopy(self.module), weights.path).eval()
 
 
 @dataclass(frozen=True)
