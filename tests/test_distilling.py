@@ -218,7 +218,7 @@ def test_a_teacher_that_is_not_finite_stops_before_any_step() -> None:
 @pytest.mark.parametrize(
     ("teacher", "changes", "error", "words"),
     [
-        (nn.Linear(4, 1), {"class_names": ()}, TeacherError, r"teacher: output shape \(64, 1\)"),
+        (nn.Linear(4, 1), {"class_names": ()}, TeacherError, r"teacher: returned shape \(64, 1\)"),
         (_net(7), {"validation": _split(96, 0)}, DataError, "train and validation share 96"),
         (_net(7), {"train": _hidden(_split(96, 0), -1)}, DataError, "label -1 of sample 0"),
         (_net(7), {"train": _hidden(_split(96, 0), -100)}, DataError, "label -100 of sample 0"),

@@ -95,12 +95,12 @@ def spoilt() -> Split:
         ({"kind": "tokens"}, TaskError, "metric 'accuracy' is not for kind 'tokens'; give metric"),
         (
             {"kind": "regression", "metric": R2, "class_names": ()},
-            TaskError,
-            "kind 'regression' can be scored, but only classification is trained yet; give the",
+            TeacherError,
+            r"returned shape \(96, 3\) for 96 samples; expected \(96, 1\), one number for each value",
         ),
         ({"teacher": Turned}, TeacherError, "column 0 means 1 'right', 1 means 2 'below'"),
         ({"teacher": Single}, TeacherError, r"returned shape \(96, 1\) for 96 samples"),
-        ({"teacher": Single, "class_names": ()}, TeacherError, r"output shape \(96, 1\)"),
+        ({"teacher": Single, "class_names": ()}, TeacherError, r"returned shape \(96, 1\)"),
         (
             {"teacher": lambda: nn.Sequential(Corners(), nn.Softmax(1))},
             TeacherError,

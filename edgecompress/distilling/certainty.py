@@ -10,21 +10,26 @@ from numpy.typing import NDArray
 
 from edgecompress.recipe import DistillSettings
 from edgecompress.tasks.metrics import TeacherQuality, teacher_quality
-from edgecompress.tasks.task import Task
+from edgecompress.tasks.targets import labels_of
+from edgecompress.tasks.task import IGNORED, Task
 from edgecompress.teachers.adapters import CheckedTeacher
 from edgecompress.teachers.calibration import Calibration, calibrate
 
 # Enough to find one number; more would only take time where there are many classes.
-MOST_SAMPLES = 10_000
+MOST_ANSWERS = 10_000
 
 
 @dataclass(frozen=True)
 class Certainty:
-    """Hold a teacher's quality on validation, as it is and at the temperature that suits it."""
+    """Hold a teacher's quality on validation, as it is and at the temperature that suits it.
+
+    `answers` names what is right or wrong, where that is no whole sample: labels or tokens.
+    """
 
     before: TeacherQuality
     after: TeacherQuality
     calibration: Calibration
+    answers: str = ""
 
     def temperature(self, wish: Literal["auto", True, False]) -> float:
         """Return what the teacher's logits are divided by; 1 leaves them."""
@@ -36,8 +41,8 @@ class Certainty:
         """Return the teacher's quality in words, and what was done about it."""
         before, after, found = self.before, self.after, self.calibration
         line = (
-            f"the teacher on validation: accuracy {before.accuracy:.2%}, NLL {before.nll:.4f}, "
-            f"calibration error {before.ece:.4f}"
+            f"the teacher on validation: accuracy{self.answers and f' of {self.answers}'} "
+            f"{before.accuracy:.2%}, NLL {before.nll:.4f}, calibration error {before.ece:.4f}"
         )
         temperature = self.temperature(wish)
         if wish is False:
@@ -51,15 +56,42 @@ class Certainty:
         )
 
 
-def certainty_of(task: Task, outputs: NDArray[Any]) -> Certainty:
-    """Return how sure the teacher is on validation, from its logits there."""
-    labels = np.asarray(task.validation.labels)
-    rows = np.random.default_rng(0).permutation(len(labels))[:MOST_SAMPLES]
-    logits, labels = outputs[rows], labels[rows]
-    found = calibrate(logits, labels)
+def certainty_of(task: Task, outputs: NDArray[Any]) -> Certainty | None:
+    """Return how sure the teacher is on validation, from its logits there; None without classes."""
+    labels = labels_of(task.validation)
+    match task.kind:
+        case "regression" | "embedding":
+            return None
+        case "classification":
+            return _certainty(outputs, labels, np.arange(len(labels)))
+        case "binary":
+            return _certainty(_two_sided(outputs), labels, np.arange(len(labels)))
+        case "multilabel":
+            samples = np.repeat(np.arange(len(labels)), labels.shape[1])
+            found = _certainty(_two_sided(outputs), labels.ravel().astype(np.intp), samples)
+            return replace(found, answers="labels")
+        case "tokens":
+            counting = labels != IGNORED
+            found = _certainty(
+                np.moveaxis(outputs, 1, -1)[counting], labels[counting], np.nonzero(counting)[0]
+            )
+            return replace(found, answers="tokens")
+
+
+def _certainty(logits: NDArray[Any], labels: NDArray[Any], samples: NDArray[np.intp]) -> Certainty:
+    """Return the certainty of answers (answers, classes), each one given for one of the samples."""
+    rows = np.random.default_rng(0).permutation(len(labels))[:MOST_ANSWERS]
+    logits, labels, samples = logits[rows], labels[rows], samples[rows]
+    found = calibrate(logits, labels, samples)
     return Certainty(
         teacher_quality(logits, labels), teacher_quality(found.held_out, labels), found
     )
+
+
+def _two_sided(logits: NDArray[Any]) -> NDArray[Any]:
+    """Return logits of a yes as those of two classes, no and yes, one row each."""
+    flat = logits.reshape(-1)
+    return np.stack([np.zeros_like(flat), flat], axis=1)
 
 
 def calibrated(

@@ -10,8 +10,10 @@ from edgecompress.distilling.arms import TrainedArm, contest, train_arm
 from edgecompress.distilling.beginnings import Student, born_again
 from edgecompress.distilling.certainty import calibrated, certainty_of
 from edgecompress.distilling.choice import DISTILLED
+from edgecompress.distilling.kinds import form_of
 from edgecompress.distilling.loop import Bench
 from edgecompress.distilling.losses import Loss
+from edgecompress.distilling.rules import settled
 from edgecompress.errors import TaskError
 from edgecompress.recipe import DistillSettings
 from edgecompress.records import Evaluation, Trial
@@ -57,7 +59,8 @@ def distill(
     """
     bench = bench if loss is None else replace(bench, loss=loss)
     check_task(task)
-    asked = as_teacher(teacher, task.class_names)
+    settings = settled(task, settings)
+    asked = as_teacher(teacher, form_of(task))
     outputs = predict_logits(asked, task.validation.inputs)
     check_teacher_outputs(task, outputs)
     asked = calibrated(asked, certainty_of(task, outputs), settings)

@@ -44,7 +44,9 @@ from edgecompress.errors import TrainingError
 from edgecompress.recipe import DistillSettings
 from edgecompress.records import Kind
 from edgecompress.tasks.scores import SQUARED_ERROR
+from edgecompress.tasks.targets import output_shape_of
 from edgecompress.tasks.task import IGNORED, Task
+from edgecompress.teachers.forms import Form
 
 
 @dataclass(frozen=True)
@@ -74,6 +76,11 @@ def aim_of(task: Task) -> Aim:
         variance = variance.mean(keepdims=True)
     variance = np.where(variance > 0, variance, 1.0)
     return Aim(task.kind, torch.from_numpy(variance), task.metric is not SQUARED_ERROR)
+
+
+def form_of(task: Task) -> Form:
+    """Return what a teacher of a task must answer."""
+    return Form(task.kind, task.class_names, output_shape_of(task, 1)[1:])
 
 
 def to_labels(kind: Kind, labels: NDArray[Any]) -> Tensor:

@@ -8,10 +8,8 @@ from collections.abc import Callable, Sequence
 from dataclasses import replace
 from typing import Literal
 
-import numpy as np
 import torch
 from torch import nn
-from torch.nn import functional as F
 
 from edgecompress.distilling.loop import autocast, computing, logits_of, make_optimizer, placed
 from edgecompress.distilling.views import tensors
@@ -68,7 +66,6 @@ def _trial(
         module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     batch, device = task.train.take(slice(0, settings.batch_size)), torch.device("cpu")
     inputs = [placed(tensor, mode, device) for tensor in tensors(batch.inputs).values()]
-    labels = torch.as_tensor(np.asarray(batch.labels), dtype=torch.int64)
     optimizer = make_optimizer(module, settings.model_copy(update={"learning_rate": 1e-6}))
 
     def step() -> float:
@@ -76,7 +73,8 @@ def _trial(
             started = time.perf_counter()
             with autocast(mode, device):
                 logits = logits_of(module(*inputs))
-            F.cross_entropy(logits.float(), labels).backward()  # type: ignore[no-untyped-call]
+            # Any loss will do: its own time is small, and the same in every mode.
+            logits.float().square().mean().backward()  # type: ignore[no-untyped-call]
             optimizer.step()
             return time.perf_counter() - started
 

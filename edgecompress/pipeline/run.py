@@ -10,6 +10,7 @@ from pathlib import Path
 
 from edgecompress.builtin import digits_task
 from edgecompress.distilling.loop import crew_of_launch
+from edgecompress.distilling.rules import settled_recipe
 from edgecompress.errors import OutOfTimeError, RecipeError
 from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.recipe import BUILT_IN_TASK, Recipe
@@ -80,6 +81,7 @@ def open_run(
         warnings = check_task(loaded)
         for warning in warnings:
             store.say(f"warning: {warning}")
+        recipe = settled_recipe(loaded, recipe)
         code = None if task is not None or recipe.task == BUILT_IN_TASK else _file_of(recipe.task)
         fingerprint = task_fingerprint(loaded, code, out / "digests.json")
         yield Run(recipe, loaded, store, options, fingerprint, warnings, deadline)

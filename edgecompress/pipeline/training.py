@@ -15,8 +15,8 @@ from torch import Tensor, nn
 from edgecompress.distilling.beginnings import Student, begun, born_again
 from edgecompress.distilling.certainty import certainty_of
 from edgecompress.distilling.checkpoint import save_weights, weights_digest
+from edgecompress.distilling.kinds import Aim, aim_of, form_of, hard_part, to_labels
 from edgecompress.distilling.loop import logits_of
-from edgecompress.distilling.losses import hard_loss
 from edgecompress.distilling.scoring import forward
 from edgecompress.distilling.views import mixed_seed, tensors
 from edgecompress.errors import TaskError
@@ -29,6 +29,7 @@ from edgecompress.pruning.prune import prune, reestimate_batchnorm_
 from edgecompress.records import Artifact, PruningOutcome, TrainedNetwork
 from edgecompress.store import StageCode, artifact, digest_of
 from edgecompress.tasks.checks import check_network, check_teacher_outputs
+from edgecompress.tasks.targets import labels_of
 from edgecompress.tasks.task import Split
 from edgecompress.teachers.adapters import (
     as_teacher,
@@ -47,12 +48,6 @@ BATCHES, BATCH = 8, 128
 
 def obtain_teacher(run: Run) -> TeacherInHand:
     """Return the task's teacher, trained first if the recipe has a `[teacher]` section."""
-    if run.task.kind != "classification":
-        raise TaskError(
-            f"task {run.task.name!r}: kind {run.task.kind!r} can be scored, but only "
-            "classification is trained yet; give the ONNX file of its model to `edgecompress "
-            "quantize`"
-        )
     torch.manual_seed(mixed_seed(run.recipe.seed, 1))
     source = built(run.task.teacher())
     network = _as_network(run, source) if isinstance(source, nn.Module) else None
@@ -62,7 +57,7 @@ def obtain_teacher(run: Run) -> TeacherInHand:
             f"{type(source).__name__}; remove the section, its teacher is taken as trained"
         )
     teacher = as_teacher(
-        source if network is None else network.module, run.task.class_names, run.options.trust_code
+        source if network is None else network.module, form_of(run.task), run.options.trust_code
     )
     for stored in stored_parts(teacher):  # before anything trains; no answer is asked for
         for split in (run.task.train, run.task.validation, run.task.test):
@@ -172,13 +167,14 @@ def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network
 
 def _loss_batches(run: Run) -> Iterator[Callable[[nn.Module], Tensor]]:
     """Yield the hard loss on a few training batches, for importance by gradients."""
+    aim = aim_of(run.task)
     for batch in _batches(run):
-        labels = torch.as_tensor(np.asarray(batch.labels), dtype=torch.int64)
-        yield partial(_batch_loss, tensors(batch.inputs), labels)
+        labels = to_labels(run.task.kind, labels_of(batch))
+        yield partial(_batch_loss, aim, tensors(batch.inputs), labels)
 
 
-def _batch_loss(inputs: dict[str, Tensor], labels: Tensor, module: nn.Module) -> Tensor:
-    return hard_loss(logits_of(module(*inputs.values())), labels)
+def _batch_loss(aim: Aim, inputs: dict[str, Tensor], labels: Tensor, module: nn.Module) -> Tensor:
+    return hard_part(aim, logits_of(module(*inputs.values())), labels)
 
 
 def _batches(run: Run) -> Iterator[Split]:

@@ -28,7 +28,7 @@ Floats = NDArray[np.float64]
 class Calibration:
     """Hold what one temperature does for a teacher on samples that it was not fitted to.
 
-    `gain` is how much the negative log-likelihood falls (nats a sample), `low` and `high` its
+    `gain` is how much the negative log-likelihood falls (nats an answer), `low` and `high` its
     one-sided 95 % bounds. `temperature` is fitted to all samples. `held_out` are the logits of
     each sample divided by the temperature that the other folds gave: what to judge it by.
     """
@@ -49,19 +49,30 @@ class Calibration:
         return self.low > 0 and self.mistakes >= FOLDS
 
 
-def calibrate(logits: NDArray[Any], labels: NDArray[Any], seed: int = 0) -> Calibration:
-    """Return what one temperature would do for logits, shape (samples, classes).
+def calibrate(
+    logits: NDArray[Any],
+    labels: NDArray[Any],
+    samples: NDArray[np.intp] | None = None,
+    seed: int = 0,
+) -> Calibration:
+    """Return what one temperature would do for logits, shape (answers, classes).
 
-    The samples must be ones that the teacher was not trained on. Its gain is measured on each of
-    five folds with the temperature that the other four give. Needs at least five samples.
+    `samples` numbers the sample that each answer was given for, where one sample has several: they
+    stay in one fold, and the gain is a mean over samples. These must be ones that the teacher was
+    not trained on. The gain is measured on each of five folds with the temperature that the other
+    four give. Needs at least five samples.
     """
     wide = np.asarray(logits, dtype=np.float64)
-    fold = np.random.default_rng(seed).permutation(len(wide)) % FOLDS
+    names, of = np.unique(np.arange(len(wide)) if samples is None else samples, return_inverse=True)
+    fold = (np.random.default_rng(seed).permutation(len(names)) % FOLDS)[of]
     held_out = wide.copy()
     for part in range(FOLDS):
         others = fold != part
         held_out[~others] /= fit_temperature(wide[others], labels[others])
-    before, after = negative_log_likelihood(wide, labels), negative_log_likelihood(held_out, labels)
+    before, after = (
+        np.bincount(of, negative_log_likelihood(z, labels)) / np.bincount(of)
+        for z in (wide, held_out)
+    )
     gain, low, high = paired_drop(before, after, ERROR)
     mistakes = int((wide.argmax(axis=1) != labels).sum())
     return Calibration(fit_temperature(wide, labels), gain, low, high, mistakes, held_out)
