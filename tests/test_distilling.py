@@ -16,6 +16,7 @@ from edgecompress.distilling.loop import Bench, learning_rate, sample_order
 from edgecompress.distilling.modes import fastest_mode
 from edgecompress.errors import DataError, OutOfTimeError, TeacherError, TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
+from edgecompress.records import EpochPoint
 from edgecompress.tasks.task import Split, Task
 from edgecompress.teachers.adapters import as_teacher
 from edgecompress.teachers.weights import load_weights_
@@ -76,6 +77,19 @@ def _task(**changes: object) -> Task:
 
 
 # --- the loop -------------------------------------------------------------------------------
+
+
+def test_each_epoch_can_be_watched() -> None:
+    seen = []
+
+    def watch(point: EpochPoint, module: nn.Module) -> None:
+        assert not module.training
+        seen.append((point, weights_digest(module)))
+
+    arm = train_arm(CONTROL, _net(1), _task(), QUICK, Bench(watch=watch))
+    assert tuple(point for point, _ in seen) == arm.curve
+    assert len({digest for _, digest in seen}) == QUICK.epochs
+    assert seen[-1][1] == weights_digest(arm.module)
 
 
 def test_the_learning_rate_warms_up_and_ends_at_zero() -> None:

@@ -38,6 +38,10 @@ def _no_tick(text: str, done: int, total: int) -> None:
     """Tell nobody."""
 
 
+def _no_watch(point: EpochPoint, module: nn.Module) -> None:
+    """Show it to nobody."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """Hold what a training needs from outside: its seed, how it computes, whom it tells.
@@ -46,6 +50,7 @@ class Bench:
     trained until the last checkpoint (30 s at most) is kept in `checkpoint`. `soft_folder` keeps
     the teacher's logits for a later arm or run. `loss` is a user's own, in the place of the
     recipe's: (student_logits, teacher_logits, labels) -> a scalar; label -1 means unlabelled.
+    `watch(point, module)` is shown the network after each epoch, in eval mode.
     """
 
     seed: int = 0
@@ -54,6 +59,7 @@ class Bench:
     soft_folder: Path | None = None
     tick: Callable[[str, int, int], None] = _no_tick
     loss: Loss | None = None
+    watch: Callable[[EpochPoint, nn.Module], None] = _no_watch
 
     def keeping(self, training: str) -> Bench:
         """Return the bench with a checkpoint for one of several trainings, beside the others."""
@@ -147,6 +153,7 @@ class _Trainer:
             self.state.lower_rate_(str(error), MAX_ROLLBACKS)
             return
         self.state.close_epoch_(self.steps, self._scored(score), time.monotonic() - started)
+        self.bench.watch(self.state.curve[-1], self.student)
 
     def _scored(self, score: Callable[[nn.Module], float]) -> float:
         self.module.eval()
