@@ -34,27 +34,63 @@ from edgecompress.settings import (
 )
 
 BUILT_IN_TASK = "digits"
+Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
 class PruneSettings(Settings):
-    """Say how many channels go and which."""
+    """Say how much goes, and what."""
 
-    pruning_ratio: Annotated[float, Field(gt=0.0, lt=1.0)] = Field(
-        default=0.3, description="Share of the channels that are removed."
+    kind: Literal["structured", "unstructured"] = Field(
+        default="structured",
+        description="Remove channels; or set single weights to 0: a smaller download, no faster.",
     )
-    importance: Literal["l1", "l2", "bn_scale", "taylor", "random"] = Field(
-        default="l2", description="What tells an important channel."
+    pruning_ratio: Share = Field(
+        default=0.3, description="Share of the channels (unstructured: weights) that are removed."
     )
-    scope: Literal["global", "local"] = Field(
-        default="local", description="Whether channels compete in the whole network or a layer."
+    head_ratio: Share = Field(
+        default=0.0, description="Share of the attention heads that are removed."
+    )
+    block_ratio: Share = Field(
+        default=0.0, description="Share of the residual blocks that are dropped whole."
+    )
+    importance: Literal[
+        "l1", "l2", "group", "lamp", "fpgm", "bn_scale", "taylor", "hessian", "random"
+    ] = Field(default="group", description="What tells an important channel.")
+    scope: Literal["global", "isomorphic", "local"] = Field(
+        default="local",
+        description="Who competes: all channels, those of layers of one build, or of one layer.",
     )
     round_to: Count = Field(
         default=8, description="Channels that remain in a layer are a multiple of this."
     )
     steps: Count = Field(default=1, description="In how many steps the channels go.")
+    schedule: Literal["linear", "cubic"] = Field(
+        default="linear", description="Equal steps, or cubic: most goes in the first ones."
+    )
     ignore: tuple[str, ...] = Field(
         default=(), description="Names of modules that keep all their channels."
     )
+
+    @model_validator(mode="after")
+    def _asks_for_something_possible(self) -> PruneSettings:
+        if not (self.pruning_ratio or self.head_ratio or self.block_ratio):
+            raise ValueError(
+                "pruning_ratio, head_ratio and block_ratio are all 0: nothing would go; "
+                "raise one of them"
+            )
+        if self.kind == "unstructured":
+            channels = {"head_ratio", "block_ratio", "importance", "round_to"}
+            if meant := sorted(channels & self.model_fields_set):
+                raise ValueError(
+                    f'kind = "unstructured" sets the smallest single weights to 0; {meant[0]} is '
+                    "about channels; remove it"
+                )
+            if self.scope == "isomorphic" or not self.pruning_ratio:
+                raise ValueError(
+                    f'kind = "unstructured" with scope = "{self.scope}" and pruning_ratio = '
+                    f"{self.pruning_ratio:g}, expected scope global or local and a ratio above 0"
+                )
+        return self
 
 
 class ExportSettings(Settings):

@@ -10,17 +10,20 @@ from prunable import IMAGE, Fixed, TwoHeads, Wrapped, asked, loss, residual, sam
 from torch import Tensor, nn
 
 from edgecompress.errors import PruningError
+from edgecompress.pruning.graph import count_macs
 from edgecompress.pruning.plan import apply_plan_
-from edgecompress.pruning.prune import count_macs, prune, reestimate_batchnorm_
+from edgecompress.pruning.prune import prune, reestimate_batchnorm_
 from edgecompress.recipe import PruneSettings
 from edgecompress.students.image import DepthwiseNet, ResidualNet
+
+IMPORTANCES = ("l1", "l2", "group", "lamp", "fpgm", "bn_scale", "taylor", "hessian", "random")
 
 # ---- what pruning keeps and what it changes
 
 
 @pytest.mark.parametrize("family", [ResidualNet, DepthwiseNet])
 @pytest.mark.parametrize("scope", ["local", "global"])
-@pytest.mark.parametrize("importance", ["l1", "l2", "bn_scale", "taylor", "random"])
+@pytest.mark.parametrize("importance", IMPORTANCES)
 def test_macs_fall_and_outputs_keep_their_shape(family, importance, scope):
     torch.manual_seed(0)
     net = family(1, 10, (16, 32), (1, 2))
@@ -80,14 +83,14 @@ def test_every_output_is_protected():
     outputs = pruned.module(*inputs.values())
     assert outputs["features"].shape == (3, 16)
     assert outputs["logits"].shape == (3, 5)
-    assert [cut.module for cut in pruned.plan.cuts] == ["hidden"]
+    assert [entry.module for entry in pruned.plan.channels] == ["hidden"]
     assert pruned.achieved_ratio == 0.5  # of the channels that may go
 
 
 def test_outputs_made_by_a_function_are_protected():
     net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Conv2d(16, 8, 3), nn.Flatten(), nn.ELU())
     pruned = prune(net, (IMAGE,), asked())
-    assert [cut.module for cut in pruned.plan.cuts] == ["0"]
+    assert [entry.module for entry in pruned.plan.channels] == ["0"]
 
 
 def test_an_ignored_part_keeps_its_channels():
@@ -161,7 +164,9 @@ def test_attention_heads_stay_equal():
             return self.head(self.attention(x, x, x, need_weights=False)[0].mean(1))
 
     pruned = prune(Attend(), (torch.randn(2, 5, 4),), asked()).module
-    assert pruned.attention.embed_dim == 8
+    assert pruned.attention.mix.out_features == pruned.attention.query.in_features == 8
+    assert pruned.attention.query.out_features == 8  # two of the four in each head
+    assert pruned.attention.num_heads == 4
     assert pruned(torch.randn(2, 5, 4)).shape == (2, 3)
 
 
@@ -214,7 +219,7 @@ def test_a_size_in_forward_is_found_and_its_module_named():
 
 
 def test_a_cut_that_reaches_an_output_is_caught_whatever_protects_it(monkeypatch):
-    monkeypatch.setattr("edgecompress.pruning.prune._protected", lambda graph, outputs: set())
+    monkeypatch.setattr("edgecompress.pruning.groups._ends", lambda graph, outputs: [])
     message = refused(residual(), asked())
     assert message.startswith("pruning changed the output shapes of ResidualNet from [(2, 10)] to")
 
@@ -288,9 +293,6 @@ def test_what_torch_pruning_cannot_follow_is_one_line(monkeypatch):
     message = refused(residual(), asked())
     assert message.startswith("torch-pruning cannot follow ResidualNet: 'node")
     assert message.endswith("or leave pruning out")
-
-
-# ---- the plan
 
 
 # ---- batch-norm statistics

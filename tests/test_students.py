@@ -353,9 +353,9 @@ def test_pruning_takes_the_same_from_every_head():
     net = seen(MULTIPLIED["text_encoder"], depth=0.5)
     with torch.no_grad():
         net.layers[0].attention.value.weight[:32] *= 0.1  # or the first head would lose all
-    cuts = prune(net, texts(2), PruneSettings(pruning_ratio=0.25)).plan.cuts
-    (lost,) = (cut.channels for cut in cuts if ".attention.value" in cut.module)
-    assert lost[:8] == tuple(channel - 32 for channel in lost[8:])
+    entries = prune(net, texts(2), PruneSettings(pruning_ratio=0.25)).plan.channels
+    (kept,) = (entry.kept for entry in entries if ".attention.value" in entry.module)
+    assert kept[:24] == tuple(channel - 32 for channel in kept[24:])
 
 
 def test_channels_that_say_nothing_are_not_missed():

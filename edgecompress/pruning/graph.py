@@ -10,6 +10,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.utils.flop_counter import FlopCounterMode
 from torch_pruning import DependencyGraph
 
 from edgecompress.errors import PruningError
@@ -31,7 +32,7 @@ def opened(module: nn.Module) -> Iterator[None]:
 
     torch-pruning follows gradients to see which layers touch: a frozen parameter would hide them.
     """
-    modes = {name: part.training for name, part in module.named_modules()}
+    modes = {n: p.training for n, p in module.named_modules(remove_duplicate=False)}
     trained = {n: p.requires_grad for n, p in module.named_parameters(remove_duplicate=False)}
     try:
         module.eval()
@@ -81,6 +82,18 @@ def run(module: nn.Module, inputs: tuple[Tensor, ...], moment: str) -> list[Tens
     finally:
         for hook in hooks:
             hook.remove()
+
+
+def count_macs(module: nn.Module, inputs: Inputs) -> tuple[int, int]:
+    """Return the multiply-accumulates of matrix products for one sample, and the parameters.
+
+    Counted where PyTorch runs them, those of attention included.
+    """
+    tensors = positional(inputs)
+    with opened(module), FlopCounterMode(display=False) as counter:
+        module(*tensors)
+    parameters = sum(parameter.numel() for parameter in module.parameters())
+    return counter.get_total_flops() // 2 // len(tensors[0]), parameters
 
 
 def differentiable(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor]:

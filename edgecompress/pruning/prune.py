@@ -1,37 +1,50 @@
-"""Structured pruning: fewer channels, the same outputs, a plan to rebuild the network from."""
+"""Structured pruning: fewer channels, heads and blocks, and a plan to rebuild the network from."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
 
 import torch
-import torch_pruning as tp
 from torch import Tensor, nn
 
 from edgecompress.errors import PruningError
-from edgecompress.pruning.graph import ROOTS, Inputs, opened, positional, run, trace
-from edgecompress.pruning.plan import Cut, PruningPlan, apply_cut_
-from edgecompress.pruning.ranking import Scorer, choose, coupled, scorer
+from edgecompress.pruning.attention import split_, splittable
+from edgecompress.pruning.cutting import (
+    Draft,
+    Removed,
+    Work,
+    drop_blocks_,
+    look,
+    share_done,
+    step_,
+)
+from edgecompress.pruning.graph import Inputs, count_macs, opened, positional, run
+from edgecompress.pruning.groups import Groups, modules_at
+from edgecompress.pruning.importance import LossBatch, required_losses, scorer
+from edgecompress.pruning.plan import PruningPlan
 from edgecompress.recipe import PruneSettings
-from edgecompress.settings import did_you_mean
 
-LossBatch = Callable[[nn.Module], Tensor]
-"""Given a network, returns its scalar loss on one batch."""
+Recover = Callable[[nn.Module], None]
+"""Trains a network in place, between two steps of pruning."""
 
 
 @dataclass(frozen=True)
 class Pruned:
     """Hold the smaller network and what was asked against what was got.
 
-    The ratios are shares of the channels that may be cut; the MACs are for one sample.
+    The ratios are shares of the channels that may be cut, of what blocks are left; the MACs are
+    for one sample. `whole` says of layers that kept all channels why, by the layer's path.
     """
 
     module: nn.Module
     plan: PruningPlan
     requested_ratio: float
     achieved_ratio: float
+    heads: Removed
+    blocks: Removed
+    whole: Mapping[str, str]
     macs_before: int
     macs_after: int
     parameters_before: int
@@ -44,44 +57,52 @@ def prune(
     settings: PruneSettings,
     loss_batches: Iterable[LossBatch] | None = None,
     seed: int = 0,
+    recover: Recover | None = None,
 ) -> Pruned:
     """Return a smaller copy of `module`, which itself is not changed.
 
-    The layers that make the outputs are protected. `loss_batches` serves `taylor` importance,
-    `seed` serves `random`. Raise `PruningError` where nothing can go, or where the cut network no
-    longer runs because its `forward` fixes a size.
+    The layers that make the outputs are protected. `loss_batches` serve the importances by
+    gradient, `seed` serves `random`, and `recover` trains the copy between two steps. Raise
+    `PruningError` where nothing can go, where the cut network no longer runs because its `forward`
+    fixes a size, or where it computes something else than without the channels that went.
     """
-    inputs, losses = positional(example_inputs), _losses(settings, loss_batches)
+    inputs, losses = positional(example_inputs), required_losses(settings, loss_batches)
     smaller = deepcopy(module)
-    _require_finite(smaller)
+    spared = modules_at(smaller, settings.ignore)
+    draft = Draft(split=splittable(smaller, spared))
+    split_(smaller, draft.split)
+    work = Work(smaller, inputs, settings, modules_at(smaller, settings.ignore), draft)
     with opened(smaller):
         shapes = [tuple(o.shape) for o in run(smaller, inputs, "does not run before pruning")]
         macs_before, parameters_before = count_macs(smaller, inputs)
-        graph, outputs = trace(smaller, inputs)
-        kept = _protected(graph, outputs) | _ignored(smaller, settings.ignore)
-        before = _widths(smaller, graph, kept)
-        plan = _cut_(smaller, graph, kept, settings, scorer(settings, seed), losses)
+        blocks = drop_blocks_(work, seed)
+        before = look(work)
+    score = scorer(settings, seed)
+    for step in range(1, settings.steps + 1):
+        _require_finite(smaller)
+        with opened(smaller):
+            step_(work, before, score, losses, share_done(settings, step))
+        if recover is not None and step < settings.steps:
+            recover(smaller)
+    with opened(smaller):
         _require_shapes(smaller, inputs, shapes)
         macs_after, parameters_after = count_macs(smaller, inputs)
-        after = _widths(smaller, graph, kept)
+        after = look(work)
     if macs_after >= macs_before:
         raise PruningError(_why_nothing_went(smaller, before, settings))
     return Pruned(
         module=smaller,
-        plan=plan,
+        plan=draft.plan(),
         requested_ratio=settings.pruning_ratio,
-        achieved_ratio=1 - sum(after.values()) / sum(before.values()),
+        achieved_ratio=_achieved(before, after),
+        heads=_heads_removed(before, draft, settings),
+        blocks=blocks,
+        whole=before.whole | _unchanged(before, after, settings),
         macs_before=macs_before,
         macs_after=macs_after,
         parameters_before=parameters_before,
         parameters_after=parameters_after,
     )
-
-
-def count_macs(module: nn.Module, inputs: Inputs) -> tuple[int, int]:
-    """Return the multiply-accumulates for one sample, and the number of parameters."""
-    macs, parameters = tp.utils.count_ops_and_params(module, positional(inputs))
-    return int(macs), int(parameters)
 
 
 def reestimate_batchnorm_(module: nn.Module, batches: Iterable[Inputs]) -> None:
@@ -111,18 +132,25 @@ def reestimate_batchnorm_(module: nn.Module, batches: Iterable[Inputs]) -> None:
                 norm.momentum = momentum
 
 
-def _losses(
-    settings: PruneSettings, loss_batches: Iterable[LossBatch] | None
-) -> tuple[LossBatch, ...]:
-    if settings.importance != "taylor":
-        return ()
-    losses = tuple(loss_batches or ())
-    if not losses:
-        raise PruningError(
-            "prune.importance: 'taylor' ranks channels by gradients and needs loss_batches; give "
-            "at least one, or choose 'l1', 'l2' or 'bn_scale'"
-        )
-    return losses
+def _heads_removed(before: Groups, draft: Draft, settings: PruneSettings) -> Removed:
+    total = sum(one.heads.count for one in before.cuttable if one.heads)
+    return Removed(
+        settings.head_ratio, sum(k.of - len(k.kept) for k in draft.heads.values()), total
+    )
+
+
+def _achieved(before: Groups, after: Groups) -> float:
+    had = sum(before.widths().values())
+    return 1 - sum(after.widths().values()) / had if had else 0.0
+
+
+def _unchanged(before: Groups, after: Groups, settings: PruneSettings) -> dict[str, str]:
+    left = after.widths()
+    return {
+        path: f"rounds to all of its {width} channels (round_to = {settings.round_to})"
+        for path, width in before.widths().items()
+        if settings.pruning_ratio and left.get(path) == width
+    }
 
 
 def _require_finite(module: nn.Module) -> None:
@@ -131,75 +159,6 @@ def _require_finite(module: nn.Module) -> None:
             raise PruningError(
                 f"parameter {name!r} holds values that are not finite: channels cannot be ranked; "
                 "train the network again before pruning it"
-            )
-
-
-def _protected(graph: tp.DependencyGraph, outputs: list[Tensor]) -> set[nn.Module]:
-    """Return the layers whose cut would change the shape of an output."""
-    makers = {output.grad_fn for output in outputs}
-    last = [n for n in graph.module2node.values() if not n.outputs or n.grad_fn in makers]
-    protected: set[nn.Module] = set()
-    for group in graph.get_all_groups(root_module_types=ROOTS):
-        cut = [dep.target for dep, _ in group if graph.is_out_channel_pruning_fn(dep.handler)]
-        if any(node is end for node in cut for end in last):
-            protected |= {node.module for node in cut if isinstance(node.module, ROOTS)}
-    return protected
-
-
-def _ignored(module: nn.Module, paths: tuple[str, ...]) -> set[nn.Module]:
-    """Return the modules at `paths` and all modules inside them."""
-    modules = dict(module.named_modules())
-    for path in paths:
-        if path not in modules:
-            raise PruningError(
-                f"prune.ignore: the network has no module {path!r}, expected the path of one, such "
-                f"as {next(filter(None, modules), '')!r}{did_you_mean(path, modules)}"
-            )
-    return {part for path in paths for part in modules[path].modules()}
-
-
-def _widths(module: nn.Module, graph: tp.DependencyGraph, kept: set[nn.Module]) -> dict[str, int]:
-    """Return the number of channels of each layer that may be cut, by its path."""
-    paths = {part: path for path, part in module.named_modules()}
-    roots = [group[0].dep.target.module for group in graph.get_all_groups(list(kept), ROOTS)]
-    return {paths[root]: graph.get_out_channels(root) for root in roots}
-
-
-def _cut_(
-    module: nn.Module,
-    graph: tp.DependencyGraph,
-    kept: set[nn.Module],
-    settings: PruneSettings,
-    score: Scorer,
-    losses: tuple[LossBatch, ...],
-) -> PruningPlan:
-    """Cut `module` in equal steps, ranking its channels anew at each, and return all cuts."""
-    widths, cuts = _widths(module, graph, kept), []
-    for step in range(1, settings.steps + 1):
-        _differentiate_(module, losses)
-        sets = coupled(module, graph, kept, score)
-        ratio = settings.pruning_ratio * step / settings.steps
-        for one, channels in choose(sets, widths, settings, ratio):
-            cuts.append(Cut(module=one.path, width=one.width, channels=channels))
-            apply_cut_(module, graph, cuts[-1])
-        module.zero_grad(set_to_none=True)
-    return PruningPlan(cuts=tuple(cuts))
-
-
-def _differentiate_(module: nn.Module, losses: tuple[LossBatch, ...]) -> None:
-    """Leave the gradient of the summed losses in the parameters."""
-    for loss in losses:
-        value = loss(module)
-        if not bool(torch.isfinite(value).all()):
-            raise PruningError(
-                "prune.importance: a loss for 'taylor' is not finite; check data and network"
-            )
-        value.backward()  # type: ignore[no-untyped-call]
-    for name, parameter in module.named_parameters():
-        if losses and parameter.grad is None:
-            raise PruningError(
-                f"prune.importance: 'taylor' finds no gradient for {name!r}, which the loss does "
-                "not depend on; choose 'l1' or 'l2'"
             )
 
 
@@ -218,13 +177,14 @@ def _require_shapes(
         )
 
 
-def _why_nothing_went(module: nn.Module, widths: dict[str, int], settings: PruneSettings) -> str:
+def _why_nothing_went(module: nn.Module, before: Groups, settings: PruneSettings) -> str:
     wanted = f"pruning {settings.pruning_ratio:g} of the channels removed nothing"
+    widths = before.widths()
     if not widths:
         return f"{wanted}: every layer makes an output or is in prune.ignore; shorten prune.ignore"
     norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
     if settings.importance == "bn_scale" and not any(norm.affine for norm in norms):
-        return f"{wanted}: 'bn_scale' needs batch-norm layers with scales; choose 'l2'"
+        return f"{wanted}: 'bn_scale' needs batch-norm layers with scales; choose 'group'"
     listed = [f"{path} ({width})" for path, width in widths.items()]
     more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
     return (

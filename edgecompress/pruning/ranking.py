@@ -1,132 +1,130 @@
-"""Which channels go: coupled channels are scored together, ranked, and rounded to multiples."""
+"""Which heads and channels go: ranked within a layer, among layers of one build, or among all."""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from math import floor, lcm
-from typing import Any
 
 import torch
-import torch_pruning as tp
-from torch import Tensor, nn
+from torch import Tensor
 
-from edgecompress.pruning.graph import ROOTS
+from edgecompress.pruning.groups import Coupled
+from edgecompress.pruning.importance import Scorer
 from edgecompress.recipe import PruneSettings
-
-Scorer = Callable[[Any], Tensor | None]
-"""Given a group of torch-pruning, returns one score a channel; None where it cannot score it."""
 
 
 @dataclass(frozen=True)
-class Coupled:
-    """Hold the channels of one layer, which all layers coupled to it lose with it.
+class Ranked:
+    """Hold a group and its scores, one a unit: a channel of each of the parts that lose alike."""
 
-    `parts` equal parts (of a grouped convolution, a group norm, the heads of an attention) must
-    lose alike: a unit is one channel of each, and `scores` holds one score a unit.
-    """
-
-    path: str
-    layer: nn.Module
-    width: int
-    parts: int
+    one: Coupled
     scores: Tensor
 
-    def channels(self, units: list[int]) -> tuple[int, ...]:
-        """Return the channels that the units stand for."""
-        size = self.width // self.parts
-        return tuple(unit + part * size for part in range(self.parts) for unit in sorted(units))
+    @property
+    def unit(self) -> int:
+        """Return how many channels go with one unit."""
+        return self.one.width // len(self.scores)
 
 
-def scorer(settings: PruneSettings, seed: int) -> Scorer:
-    """Return what scores the channels of a group, least important lowest."""
-    generator = torch.Generator().manual_seed(seed)
-    match settings.importance:
-        case "l1":
-            score = tp.importance.MagnitudeImportance(p=1)
-        case "l2":
-            score = tp.importance.MagnitudeImportance(p=2)
-        case "bn_scale":
-            score = tp.importance.BNScaleImportance()
-        case "taylor":
-            score = tp.importance.TaylorImportance()
-        case "random":
-            return lambda group: torch.rand(len(group[0].idxs), generator=generator)
-    return score  # type: ignore[no-any-return]
+def rank_channels(groups: Iterable[Coupled], score: Scorer) -> list[Ranked]:
+    """Return the groups that can be scored, with the mean score over the parts of each unit."""
+    scored = ((one, score(one.group)) for one in groups)
+    return [
+        Ranked(one, scores.detach().cpu().view(one.parts, -1).mean(0))
+        for one, scores in scored
+        if scores is not None
+    ]
 
 
-def coupled(
-    module: nn.Module, graph: tp.DependencyGraph, kept: set[nn.Module], score: Scorer
-) -> list[Coupled]:
-    """Return every set of coupled channels that may be cut and can be scored."""
-    paths = {part: path for path, part in module.named_modules()}
-    found = []
-    for group in graph.get_all_groups(list(kept), ROOTS):
-        scores = score(group)
-        if scores is not None:
-            layer, parts = group[0].dep.target.module, _parts(graph, group)
-            units = scores.detach().cpu().view(parts, -1).mean(dim=0)
-            found.append(Coupled(paths[layer], layer, len(scores), parts, units))
-    return found
+def rank_heads(groups: Iterable[Coupled], score: Scorer) -> list[Ranked]:
+    """Return the attentions with the mean score over all channels of each head."""
+    ranked = []
+    for one in groups:
+        scores = score(one.group) if one.heads else None
+        if one.heads and scores is not None:
+            by_head = scores.detach().cpu().view(one.heads.fused, one.heads.count, -1)
+            ranked.append(Ranked(one, by_head.mean((0, 2))))
+    return ranked
 
 
-def choose(
-    sets: list[Coupled], widths: Mapping[str, int], settings: PruneSettings, ratio: float
+def choose_channels(
+    ranked: Sequence[Ranked], widths: Mapping[str, int], settings: PruneSettings, ratio: float
 ) -> list[tuple[Coupled, tuple[int, ...]]]:
     """Return the channels to cut so that `ratio` of the original `widths` is gone.
 
     Each layer's rest is rounded to the nearest multiple of `round_to`, at least one multiple.
     """
-    wanted = (
-        _kept_globally(sets, widths, ratio)
-        if settings.scope == "global"
-        else {one.path: widths[one.path] * (1 - ratio) for one in sets}
-    )
+    wanted = {r.one.path: widths[r.one.path] * (1 - ratio) for r in ranked}
+    for scope in _scopes(ranked, settings) if settings.scope != "local" else ():
+        wanted |= _kept_together(scope, sum(wanted[r.one.path] for r in scope))
     chosen = []
-    for one in sets:
-        step = lcm(settings.round_to, one.parts)
-        kept = max(step, step * floor(wanted[one.path] / step + 0.5))
-        lost = (one.width - kept) // one.parts
+    for r in ranked:
+        step = lcm(settings.round_to, r.one.parts)
+        kept = max(step, step * floor(wanted[r.one.path] / step + 0.5))
+        lost = (r.one.width - kept) // r.one.parts
         if lost > 0:
-            order = torch.argsort(one.scores, stable=True)
-            chosen.append((one, one.channels(order[:lost].tolist())))
+            chosen.append((r.one, r.one.channels(_least(r.scores, lost))))
     return chosen
 
 
-def _kept_globally(
-    sets: list[Coupled], widths: Mapping[str, int], ratio: float
-) -> dict[str, float]:
-    """Return how many channels each layer keeps when all layers are ranked as one."""
-    kept: dict[str, float] = {one.path: one.width for one in sets}
-    surplus = sum(kept.values()) - sum(widths[one.path] for one in sets) * (1 - ratio)
-    owners = [one for one in sets for _ in range(len(one.scores))]
-    order = torch.argsort(torch.cat([one.scores for one in sets]), stable=True) if sets else ()
-    for index in order:
-        owner = owners[int(index)]
-        if surplus < owner.parts:
+def choose_heads(
+    ranked: Sequence[Ranked], counts: Mapping[str, int], settings: PruneSettings, ratio: float
+) -> list[tuple[Coupled, list[int]]]:
+    """Return the heads to cut so that `ratio` of the original `counts` is gone, one left at least.
+
+    `counts` are by the path of the attention's group.
+    """
+    wanted = {r.one.path: counts[r.one.path] * (1 - ratio) for r in ranked}
+    chosen = []
+    for scope in _scopes(ranked, settings):
+        total = sum(len(r.scores) for r in scope)
+        lost = total - floor(sum(wanted[r.one.path] for r in scope) + 0.5)
+        for index, heads in _lowest(scope, lost).items():
+            chosen.append((scope[index].one, heads))
+    return chosen
+
+
+def _scopes(ranked: Sequence[Ranked], settings: PruneSettings) -> list[list[Ranked]]:
+    """Return the groups that compete with one another."""
+    scopes: dict[object, list[Ranked]] = {}
+    for r in ranked:
+        match settings.scope:
+            case "local":
+                rival: object = r.one.path
+            case "global":
+                rival = ""
+            case "isomorphic":
+                rival = r.one.kind
+        scopes.setdefault(rival, []).append(r)
+    return list(scopes.values())
+
+
+def _kept_together(scope: Sequence[Ranked], left: float) -> dict[str, float]:
+    """Return how many channels each group keeps when `left` are kept and all are ranked as one."""
+    kept: dict[str, float] = {r.one.path: r.one.width for r in scope}
+    surplus = sum(kept.values()) - left
+    owners = [r for r in scope for _ in r.scores]
+    for index in torch.argsort(torch.cat([r.scores for r in scope]), stable=True).tolist():
+        if surplus < owners[index].unit:
             break
-        kept[owner.path] -= owner.parts
-        surplus -= owner.parts
+        kept[owners[index].one.path] -= owners[index].unit
+        surplus -= owners[index].unit
     return kept
 
 
-def _parts(graph: tp.DependencyGraph, group: Any) -> int:
-    """Return into how many parts that must lose alike the group's channels fall.
-
-    A layer tells by `channel_parts` of parts of its outputs that its type does not show: heads.
-    """
-    parts = 1
-    for dep, _ in group:
-        layer = dep.target.module
-        if isinstance(layer, nn.MultiheadAttention):
-            parts = lcm(parts, layer.num_heads)
-        elif isinstance(layer, nn.Module) and not _is_depthwise(layer):
-            pruner = graph.get_pruner_of_module(layer)
-            out = graph.is_out_channel_pruning_fn(dep.handler)
-            groups = pruner.get_out_channel_groups if out else pruner.get_in_channel_groups
-            parts = lcm(parts, groups(layer), getattr(layer, "channel_parts", 1) if out else 1)
-    return parts
+def _lowest(scope: Sequence[Ranked], lost: int) -> dict[int, list[int]]:
+    """Return the `lost` lowest entries by their place in the scope, one left in each at least."""
+    entries = [(i, j) for i, r in enumerate(scope) for j in range(len(r.scores))]
+    gone: dict[int, list[int]] = {}
+    for index in torch.argsort(torch.cat([r.scores for r in scope]), stable=True).tolist():
+        i, j = entries[index]
+        if lost > 0 and len(gone.get(i, ())) < len(scope[i].scores) - 1:
+            gone.setdefault(i, []).append(j)
+            lost -= 1
+    return gone
 
 
-def _is_depthwise(layer: nn.Module) -> bool:
-    return isinstance(layer, nn.modules.conv._ConvNd) and layer.groups == layer.out_channels
+def _least(scores: Tensor, count: int) -> list[int]:
+    order: list[int] = torch.argsort(scores, stable=True)[:count].tolist()
+    return order
