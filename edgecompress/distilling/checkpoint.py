@@ -5,9 +5,8 @@ from __future__ import annotations
 import hashlib
 import json
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
-from typing import Any
 
 import torch
 from safetensors import SafetensorError
@@ -47,47 +46,66 @@ class State:
                 f'lowered {limit} times; give a lower learning_rate, or precision = "fp32"'
             )
 
-    def snapshot(self, module: nn.Module, optimizer: Any) -> bytes:
-        """Return everything as safetensors bytes."""
-        values = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
-        for index, moments in optimizer.state_dict()["state"].items():
-            for name, tensor in moments.items():
-                if isinstance(tensor, Tensor):
-                    values[f"optimizer.{index}.{name}"] = tensor
-        plain = {name: tensor.detach().cpu().contiguous() for name, tensor in values.items()}
-        return tensors_to_bytes(
-            {name: tensor.clone() for name, tensor in plain.items()},
-            metadata={"state": json.dumps(asdict(self))},
-        )
+
+@dataclass(frozen=True)
+class Snapshot:
+    """Hold copies of a training's weights and moments, by name, and where it stood."""
+
+    tensors: Mapping[str, Tensor]
+    state: State
 
 
-def write_checkpoint(path: Path, state: State, module: nn.Module, optimizer: Any) -> None:
-    """Write a checkpoint atomically."""
-    write_atomic(path, state.snapshot(module, optimizer))
+def snapshot(state: State, module: nn.Module, optimizer: torch.optim.Optimizer) -> Snapshot:
+    """Return a training as it stands; what is trained on changes nothing in it."""
+    values = {f"module.{name}": tensor for name, tensor in module.state_dict().items()}
+    for index, moments in optimizer.state_dict()["state"].items():
+        for name, tensor in moments.items():
+            if isinstance(tensor, Tensor):
+                values[f"optimizer.{index}.{name}"] = tensor
+    copies = {name: tensor.detach().clone() for name, tensor in values.items()}
+    return Snapshot(copies, replace(state, curve=list(state.curve)))
 
 
-def read_checkpoint(path: Path, module: nn.Module, optimizer: Any) -> State:
-    """Bring module and optimizer to where a checkpoint stands; a torn file is ignored."""
-    try:
-        return restore_(path.read_bytes(), module, optimizer)
-    except (SafetensorError, ValueError, KeyError, RuntimeError):
-        return State()
-
-
-def restore_(data: bytes, module: nn.Module, optimizer: Any) -> State:
+def restore_(taken: Snapshot, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
     """Bring module and optimizer to a snapshot, in place, and return its state."""
-    values = load_tensors(data)
-    header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
-    state = State(**json.loads(header["__metadata__"]["state"]))
-    state.curve = [EpochPoint(**point) for point in state.curve]  # type: ignore[arg-type]
-    module.load_state_dict(_named("module.", values))
+    module.load_state_dict(_named("module.", taken.tensors))
+    learning = [p for group in optimizer.param_groups for p in group["params"]]
     moments: dict[int, dict[str, Tensor]] = {}
-    for name, tensor in _named("optimizer.", values).items():
+    for name, tensor in _named("optimizer.", taken.tensors).items():
         index, _, key = name.partition(".")
-        moments.setdefault(int(index), {})[key] = tensor
+        moments.setdefault(int(index), {})[key] = _laid_out(tensor, learning[int(index)])
     whole = optimizer.state_dict()
     optimizer.load_state_dict({"state": moments, "param_groups": whole["param_groups"]})
-    return state
+    return replace(taken.state, curve=list(taken.state.curve))
+
+
+def _laid_out(moment: Tensor, parameter: Tensor) -> Tensor:
+    """Return a copy that lies in memory as its parameter does: a fused step walks both as one."""
+    if moment.shape != parameter.shape:
+        return moment.clone()
+    return torch.empty_like(parameter, dtype=moment.dtype).copy_(moment)
+
+
+def write_checkpoint(
+    path: Path, state: State, module: nn.Module, optimizer: torch.optim.Optimizer
+) -> None:
+    """Write a checkpoint atomically."""
+    taken = snapshot(state, module, optimizer)
+    plain = {name: tensor.cpu().contiguous() for name, tensor in taken.tensors.items()}
+    write_atomic(path, tensors_to_bytes(plain, metadata={"state": json.dumps(asdict(state))}))
+
+
+def read_checkpoint(path: Path, module: nn.Module, optimizer: torch.optim.Optimizer) -> State:
+    """Bring module and optimizer to where a checkpoint stands; a torn file is ignored."""
+    try:
+        data = path.read_bytes()
+        values = load_tensors(data)
+        header = json.loads(data[8 : 8 + int.from_bytes(data[:8], "little")])
+        state = State(**json.loads(header["__metadata__"]["state"]))
+        state.curve = [EpochPoint(**point) for point in state.curve]  # type: ignore[arg-type]
+        return restore_(Snapshot(values, state), module, optimizer)
+    except (SafetensorError, ValueError, KeyError, RuntimeError):
+        return State()
 
 
 def save_weights(module: nn.Module, path: Path) -> None:

@@ -19,7 +19,13 @@ from accelerate import Accelerator
 from accelerate.utils import broadcast_object_list
 from torch import Tensor, nn
 
-from edgecompress.distilling.checkpoint import State, read_checkpoint, restore_, write_checkpoint
+from edgecompress.distilling.checkpoint import (
+    State,
+    read_checkpoint,
+    restore_,
+    snapshot,
+    write_checkpoint,
+)
 from edgecompress.distilling.hints import PROBE_SAMPLES, Answer
 from edgecompress.distilling.kinds import labelled
 from edgecompress.distilling.lesson import Lesson, Moment
@@ -141,7 +147,7 @@ class _Trainer:
     def epoch_(self, score: Callable[[nn.Module], float]) -> None:
         """Run one epoch from wherever the state stands, rolling back if it breaks."""
         started = time.monotonic()
-        good = self.state.snapshot(self.module, self.optimizer)
+        good = snapshot(self.state, self.module, self.optimizer)
         self.prepared.train()
         try:
             for rows in self._batches():
