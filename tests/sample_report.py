@@ -14,6 +14,7 @@ from edgecompress.records import (
     Candidate,
     EpochPoint,
     Evaluation,
+    Figures,
     LatencySamples,
     Measurement,
     Metric,
@@ -24,6 +25,7 @@ from edgecompress.records import (
     Quantiles,
     Report,
     SplitName,
+    TeacherScore,
     TrainedNetwork,
     Verdict,
 )
@@ -96,6 +98,28 @@ def candidate(
         if predicted
         else None,
     )
+
+
+def figures(nll: float = 0.21, agreement: float | None = 0.96) -> Figures:
+    return Figures(nll, 0.0312, agreement, 0.557, 0.541, 0.573)
+
+
+def repeated(seeds: int = 3) -> TrainedNetwork:
+    """Return a training whose arms were repeated, a pool's and two peers' among them."""
+    base = training()
+    arms = tuple(
+        replace(
+            base.arms[0],
+            name=name,
+            seed=seed,
+            evaluation=evaluation(0.9 + 0.01 * place + 0.002 * seed, "validation", seed=1),
+            figures=figures(0.2 + 0.01 * seed),
+        )
+        for seed in range(seeds)
+        for place, name in enumerate(("control", "pseudo", "codistilled", "distilled"))
+    )
+    teacher = TeacherScore(evaluation(0.98, "validation"), figures(0.05, None), trained_here=False)
+    return replace(base, arms=arms, seed=seeds - 1, teacher=teacher)
 
 
 def training(stage: str = "distill", gain: float = 0.02, epochs: int = 12) -> TrainedNetwork:

@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from sample_report import ALL, bare, failing, nothing, passing, training, undecided
+from sample_report import ALL, bare, failing, nothing, passing, repeated, training, undecided
 
 from edgecompress.errors import UsageError
 from edgecompress.records import Candidate, Metric, Quantiles, Report
@@ -88,13 +88,48 @@ def test_training_says_whether_distillation_helped() -> None:
     assert helped["distilled_minus_control"]["helped"] is True
     assert helped["distilled_minus_control"]["value"] == pytest.approx(0.02)
     assert helped["distilled_minus_control"]["words"].startswith(
-        "Distillation helped: +2.00 points"
+        "distillation helped: +2.00 points of accuracy ["
     )
     assert lost["distilled_minus_control"]["helped"] is False
-    assert lost["distilled_minus_control"]["words"].startswith("Distillation lost: -3.00 points")
+    assert lost["distilled_minus_control"]["words"].startswith("distillation hurt: -3.00 points")
     same = replace(passing(), trainings=(training(gain=0.0),))
     words = report_json(same)["trainings"][0]["distilled_minus_control"]["words"]  # type: ignore[index]
-    assert words.startswith("Distillation made no difference that these samples can show: +0.00")
+    assert words.startswith(
+        "distillation made no difference that this validation set can show: +0.0"
+    )
+
+
+def test_arms_and_seeds_are_laid_out_beside_the_teacher() -> None:
+    found = replace(passing(), trainings=(repeated(),))
+    document = report_json(found)
+    valid(document)
+    (told,) = document["trainings"]  # type: ignore[misc]
+    assert (told["shipped"], told["seed"]) == ("distilled", 2)
+    assert told["distilled_minus_control"]["against"] == "pseudo"  # the better of two controls
+    assert told["distilled_minus_control"]["by_seed"] == pytest.approx([0.02] * 3)
+    assert told["distilled_minus_control"]["better_seeds"] == 3
+    assert told["codistilled_minus_control"]["value"] == pytest.approx(0.01)
+    assert told["teacher"]["figures"]["agreement"] is None
+    assert told["arms"][0]["figures"]["membership_auc"] == 0.557
+    text = render_markdown(found)
+    for line in (
+        "| arm | seeds | accuracy on validation | NLL | calibration error |",
+        "| agrees with the teacher | membership AUC |",
+        "| distilled (goes on) | 3 | 93.20 % ± 0.20 | 0.2100 | 0.0312 | 0.9600 "
+        "| 0.5570 (0.5410 to 0.5730) |",
+        "| teacher |  | 98.00 % | 0.0500 | 0.0312 | - | 0.5570 (0.5410 to 0.5730) |",
+        "| distilled (goes on) | 2 | 93.40 % | 0.2200 | 0.0312 | 0.9600 |",
+        "| distilled | 1 | 93.20 % | 0.2100 | 0.0312 | 0.9600 |",
+        "The teacher came trained: unless that was on the very training split of this task",
+        "The distilled network of seed 2 goes on",
+        "against the pseudo-label student (seed by seed +2.00 to +2.00, standard deviation 0.00; "
+        "better in 3 of 3); codistillation",
+    ):
+        assert line in text, line
+    page = Page(render_html(found))
+    assert "Seed by seed" in page.text
+    assert "Arms of distill" in page.text
+    assert render_text(found).count("distill: distillation") == 1  # one line, no table
 
 
 @pytest.mark.parametrize(
@@ -190,8 +225,10 @@ def test_markdown_tells_the_whole_story() -> None:
         "| latency_ms.p95 | 50 ms | 0.45 ms | 0.15 to 1.35 | pass | predicted, not measured |",
         "| T | teacher | 2.83 MB |",
         "dropped: accuracy on validation is 0.032 lower",
-        "- distill: Distillation helped: +2.00 points against the hard-label control",
-        "- redistill: Distillation lost: -3.00 points",
+        "- distill: distillation helped: +2.00 points of accuracy",
+        "- redistill: distillation hurt: -3.00 points of accuracy",
+        "student (one-sided 95 % bounds, paired over 500 validation samples)",
+        "The distilled network goes on, 7,810 parameters.",
         "| 30 % | 44.0 % | 41.1 % | 560,000 of 1,000,000 | 4,600 of 7,810 |",
         "predicted for android-cpu, not measured on it",
         "peak_memory_mb: measured on this machine, which is not android-cpu.",

@@ -52,7 +52,9 @@ def unfinished_table(made: Unfinished) -> str:
     rows = [("stage", "result", "score", "file")]
     for training in made.trainings:
         for arm in training.arms:
-            name = f"{arm.name}{' (goes on)' if arm.name == training.shipped else ''}"
+            several = len({arm.seed for arm in training.arms}) > 1
+            name = f"{arm.name}, seed {arm.seed}" if several else arm.name
+            name += " (goes on)" if arm is training.arm else ""
             score = f"{words.score(arm.evaluation.metric)} ({arm.evaluation.metric.split})"
             rows.append((training.stage, name, score, str(arm.weights.path)))
     for pruning in made.prunings:

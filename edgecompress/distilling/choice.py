@@ -73,18 +73,26 @@ class Comparison:
             False: f"{what} hurt",
             None: f"{what} made no difference that this validation set can show",
         }[self.helped]
+        unit = f"points of {self.metric}" if self._points else self.metric
         return (
-            f"{claim}: {self.value:+.4f} {self.metric} [{self.low:+.4f}, {self.high:+.4f}] "
-            f"against the {STUDENTS[self.against]}{self._spread}"
+            f"{claim}: {self._said(self.value)} {unit} [{self._said(self.low)}, "
+            f"{self._said(self.high)}] against the {STUDENTS[self.against]}{self._spread}"
         )
+
+    @property
+    def _points(self) -> bool:
+        return "accuracy" in self.metric.lower()
+
+    def _said(self, value: float) -> str:
+        return f"{100 * value:+.2f}" if self._points else f"{value:+.3g}"
 
     @property
     def _spread(self) -> str:
         seeds = len(self.by_seed)
         if seeds < 2:
             return ""
-        ends = f"{min(self.by_seed):+.4f} to {max(self.by_seed):+.4f}"
-        spread = f", standard deviation {np.std(self.by_seed, ddof=1):.4f}"
+        ends = f"{self._said(min(self.by_seed))} to {self._said(max(self.by_seed))}"
+        spread = f", standard deviation {self._said(float(np.std(self.by_seed, ddof=1)))[1:]}"
         return (
             f" (seed by seed {ends}{spread if seeds >= LEAST_SEEDS else ''}; "
             f"better in {self.better_seeds} of {seeds})"

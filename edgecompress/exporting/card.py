@@ -114,9 +114,9 @@ def _history(report: Report) -> Iterator[str]:
 
 
 def _scores(arms: Sequence[Arm]) -> str:
-    return ", ".join(
-        f"{arm.name} {arm.evaluation.metric.name} {arm.evaluation.metric.value:.4f}" for arm in arms
-    )
+    several = len({arm.seed for arm in arms}) > 1
+    named = ((f"{a.name}, seed {a.seed}:" if several else a.name, a.evaluation) for a in arms)
+    return ", ".join(f"{name} {e.metric.name} {e.metric.value:.4f}" for name, e in named)
 
 
 def _limits(report: Report) -> Iterator[str]:

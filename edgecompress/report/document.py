@@ -9,6 +9,7 @@ from dataclasses import asdict
 from importlib.resources import files
 from pathlib import Path
 
+from edgecompress.distilling.choice import CODISTILLED, DISTILLED, compared
 from edgecompress.records import (
     Arm,
     Artifact,
@@ -24,10 +25,10 @@ from edgecompress.records import (
     Status,
     StudentChoice,
     StudentOffer,
+    TeacherScore,
     TrainedNetwork,
 )
 from edgecompress.report.figures import (
-    distillation_gain,
     load_memory_bytes,
     process_medians,
     removed_ratio,
@@ -223,22 +224,39 @@ def _quantiles(quantiles: Quantiles) -> Json:
 
 
 def _training(training: TrainedNetwork, folder: Path) -> Json:
-    gain = distillation_gain(training)
     return {
         "stage": training.stage,
         "shipped": training.shipped,
         "reason": training.reason,
         "parameters": training.parameters,
-        "distilled_minus_control": asdict(gain) if gain else None,
+        "seed": training.seed,
+        "distilled_minus_control": _comparison(training, DISTILLED),
+        "codistilled_minus_control": _comparison(training, CODISTILLED),
+        "teacher": _teacher(training.teacher) if training.teacher else None,
         "arms": [_arm(arm, folder) for arm in training.arms],
+    }
+
+
+def _comparison(training: TrainedNetwork, name: str) -> Json | None:
+    found = compared(training.arms, name)
+    return {**asdict(found), "words": found.words} if found else None
+
+
+def _teacher(teacher: TeacherScore) -> Json:
+    return {
+        "metrics": _metrics([teacher.evaluation]),
+        "figures": asdict(teacher.figures),
+        "trained_here": teacher.trained_here,
     }
 
 
 def _arm(arm: Arm, folder: Path) -> Json:
     return {
         "name": arm.name,
+        "seed": arm.seed,
         "weights": _artifact(arm.weights, folder),
         "metrics": _metrics([arm.evaluation]),
+        "figures": asdict(arm.figures) if arm.figures else None,
         "curve": [asdict(point) for point in arm.curve],
     }
 

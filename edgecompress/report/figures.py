@@ -1,15 +1,11 @@
-"""Work out the figures that every rendering shows: medians, shares, what distillation gained."""
+"""Work out the figures that every rendering shows: medians and shares."""
 
 from __future__ import annotations
-
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
-from edgecompress.records import Candidate, LatencySamples, Measurement, Metric, TrainedNetwork
-from edgecompress.report.words import is_share
-from edgecompress.statistics import paired_drop
+from edgecompress.records import Candidate, LatencySamples, Measurement, Metric
 
 
 def final_metric(candidate: Candidate | None) -> Metric | None:
@@ -57,56 +53,3 @@ def removed_ratio(before: int, after: int) -> float:
     (0.25, 0.0)
     """
     return 1 - after / before if before else 0.0
-
-
-@dataclass(frozen=True)
-class Gain:
-    """Hold distilled minus control on the same samples, with one-sided 95 % bounds."""
-
-    value: float
-    low: float
-    high: float
-    samples: int
-    helped: bool | None
-    words: str
-
-
-def distillation_gain(training: TrainedNetwork) -> Gain | None:
-    """Return what distillation gained over its hard-label control; None without such a pair."""
-    arms = {arm.name: arm.evaluation for arm in training.arms}
-    if not {"distilled", "control"} <= arms.keys():
-        return None
-    distilled, control = arms["distilled"].scores, arms["control"].scores
-    if len(distilled) != len(control) or len(control) < 2:
-        return None
-    if not (np.isfinite(distilled).all() and np.isfinite(control).all()):
-        return None
-    value, low, high = paired_drop(distilled, control)
-    metric = arms["distilled"].metric
-    helped = _helped(low, high, metric.higher_is_better)
-    words = _words(metric, (value, low, high), helped, len(control))
-    return Gain(value, low, high, len(control), helped, words)
-
-
-def _helped(low: float, high: float, higher_is_better: bool) -> bool | None:
-    """Return True or False when the interval leaves zero out, None when it does not."""
-    if low <= 0 <= high:
-        return None
-    return (low > 0) == higher_is_better
-
-
-def _words(
-    metric: Metric, figures: tuple[float, float, float], helped: bool | None, samples: int
-) -> str:
-    percent = is_share(metric.name, metric.value)
-    value, low, high = (f"{100 * f:+.2f}" if percent else f"{f:+.3g}" for f in figures)
-    unit = "points" if percent else metric.name
-    claim = {
-        True: "Distillation helped",
-        False: "Distillation lost",
-        None: "Distillation made no difference that these samples can show",
-    }[helped]
-    return (
-        f"{claim}: {value} {unit} against the hard-label control with the same steps and seed "
-        f"(one-sided 95 % bounds {low} and {high}, paired over {samples:,} {metric.split} samples)."
-    )

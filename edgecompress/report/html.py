@@ -7,7 +7,7 @@ from markupsafe import Markup
 
 from edgecompress import __version__
 from edgecompress.records import Candidate, Report
-from edgecompress.report import bars, tables, words
+from edgecompress.report import arms, bars, tables, words
 from edgecompress.report.figures import final_metric
 from edgecompress.report.plots import draw_latency, draw_tradeoff, draw_training
 
@@ -26,7 +26,8 @@ def render_html(report: Report) -> str:
         tradeoff=_drawn(draw_tradeoff(report)),
         latency=_drawn(draw_latency(report)),
         curves=[(t, _drawn(draw_training(t))) for t in report.trainings],
-        training_lines=list(tables.training_lines(report)),
+        training_lines=list(arms.training_lines(report)),
+        arms=arms,
         limits=[*words.limits(report), words.split_reads(report)],
         tables=tables,
         words=words,

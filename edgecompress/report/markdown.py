@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from edgecompress.records import Report
-from edgecompress.report import tables, words
+from edgecompress.report import arms, tables, words
 from edgecompress.report.tables import Table
 
 
@@ -23,7 +23,11 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
     yield "Budgets", render_table(tables.budget_table(report))
     yield "Models", render_table(tables.candidate_table(report))
     yield "The device", _bullets(*words.device_lines(report))
-    yield "Did distillation help?", _bullets(*tables.training_lines(report))
+    yield "Did distillation help?", _bullets(*arms.training_lines(report))
+    for training in report.trainings:
+        yield f"Arms of {escape(training.stage)}", render_table(arms.arm_table(training))
+        yield "How to read them", _bullets(*arms.reading_lines(training))
+        yield f"Seeds of {escape(training.stage)}", render_table(arms.seed_table(training))
     yield "Pruning: asked and got", render_table(tables.pruning_table(report))
     yield "Parity", render_table(tables.parity_table(report))
     yield "What this does not say", _bullets(*words.limits(report), words.split_reads(report))

@@ -69,7 +69,14 @@ _STYLE: dict[Any, object] = {
     "xtick.minor.size": 0.0,
     "legend.frameon": False,
 }
-_ARM_COLOURS = {"distilled": "chosen", "control": "control", "teacher": "teacher"}
+_ARM_COLOURS = {
+    "distilled": "chosen",
+    "control": "control",
+    "pseudo": "control",
+    "codistilled": "chosen",
+    "teacher": "teacher",
+}
+_ARM_LINES = {"control": "--", "pseudo": ":", "codistilled": "-."}
 # What can be drawn: calls between a nanosecond and eleven days, scores that leave floats room.
 _LEAST_MS, _MOST_MS = 1e-6, 1e9
 _LARGEST_SCORE = 1e12
@@ -123,10 +130,11 @@ def draw_latency(report: Report) -> str | None:
 
 
 def draw_training(training: TrainedNetwork) -> str | None:
-    """Draw the validation score over epochs, one line an arm; None where no curve is kept."""
+    """Draw the validation score over epochs, one line an arm and seed; None without a curve."""
     arms = [a for a in training.arms if a.curve and _are_drawable(p.validation for p in a.curve)]
     if not arms:
         return None
+    first = {arm.name: arm for arm in reversed(arms)}  # seeds of an arm share colour and name
 
     def paint(axes: Axes) -> None:
         for arm in arms:
@@ -134,11 +142,11 @@ def draw_training(training: TrainedNetwork) -> str | None:
                 [point.epoch for point in arm.curve],
                 [point.validation for point in arm.curve],
                 color=_COLOURS[_ARM_COLOURS.get(arm.name, "candidate")],
-                linestyle="--" if arm.name == "control" else "-",
+                linestyle=_ARM_LINES.get(arm.name, "-"),
                 marker="o",
                 markersize=2.5 if len(arm.curve) > 1 else 6,
                 lw=1.5,
-                label=_short(arm.name),
+                label=_short(arm.name) if arm is first[arm.name] else None,
             )
         axes.set_xlabel("epoch")
         axes.set_ylabel(f"{_short(arms[0].evaluation.metric.name)} on validation")

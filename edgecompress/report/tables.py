@@ -6,10 +6,9 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
-from edgecompress.distilling.tuning import choice_in_words
 from edgecompress.records import Candidate, Parity, Quantiles, Report, SplitName
 from edgecompress.report import words
-from edgecompress.report.figures import distillation_gain, removed_ratio
+from edgecompress.report.figures import removed_ratio
 from edgecompress.report.record import relative_to_folder
 
 Role = Literal["chosen", "teacher", "control", "dropped", "candidate"]
@@ -154,18 +153,6 @@ def _without_empty_columns(table: Table) -> Table:
     ]
     pick = [tuple(line[i] for i in kept) for line in (table.header, *table.rows)]
     return Table(pick[0], tuple(pick[1:]))
-
-
-def training_lines(report: Report) -> Iterator[str]:
-    """Yield a sentence for each training stage: what distillation gained and which arm goes on."""
-    for training in report.trainings:
-        gain = distillation_gain(training)
-        chosen = choice_in_words(training.trials)
-        claim = f"{chosen}{gain.words}" if gain else f"{training.reason}."
-        yield (
-            f"{training.stage}: {claim} The {training.shipped} network goes on, "
-            f"{training.parameters:,} parameters."
-        )
 
 
 def parity_table(report: Report) -> Table:

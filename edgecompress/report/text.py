@@ -7,7 +7,8 @@ from collections.abc import Iterator, Sequence
 
 from edgecompress.records import Candidate, Report
 from edgecompress.report import words
-from edgecompress.report.figures import distillation_gain, final_metric
+from edgecompress.report.arms import short_line
+from edgecompress.report.figures import final_metric
 from edgecompress.report.tables import budget_table, latency, speedups
 
 WIDTH = 100
@@ -85,8 +86,7 @@ def _remarks(report: Report) -> str:
     found = [f"{c.budget}: {c.reason}" for c in report.verdict.checks if c.status != "pass"]
     if report.chosen is None:
         found += [f"{c.label}: {c.dropped}" for c in report.candidates if c.dropped]
-    gains = [(training.stage, distillation_gain(training)) for training in report.trainings]
-    found += [f"{stage}: {gain.words}" for stage, gain in gains[-1:] if gain]
+    found += [line for t in report.trainings[-1:] if (line := short_line(t))]
     found += words.device_lines(report)
     return "\n".join(wrap(f"- {words.clean(line)}", "  ") for line in found)
 
