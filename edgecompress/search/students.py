@@ -24,9 +24,9 @@ from edgecompress.records import (
     Verdict,
 )
 
-FACTOR = 1 + FAR
-"""What one process shows of a time is taken to be true within this factor, either way: as far
-from a limit as even a disturbed measurement decides."""
+SLOWER, FASTER = 1 + FAR, 2.0
+"""By how much one process may have taken a model for faster or for slower than it is: the first as
+a disturbed measurement is judged, the second more, for other work only ever slows a model down."""
 
 
 @dataclass(frozen=True)
@@ -128,8 +128,8 @@ def _screened(check: BudgetCheck) -> BudgetCheck:
         return check
     if check.basis == "predicted":
         return check
-    span = (check.value / FACTOR, check.value * FACTOR)
-    bounds = Bounds(check.value, *span, known=f"in one process, within a factor {FACTOR:g}")
+    span = (check.value / FASTER, check.value * SLOWER)
+    bounds = Bounds(check.value, *span, known="in one process")
     return answer(check.budget, check.unit, check.limit, bounds, check.basis)
 
 
