@@ -143,6 +143,15 @@ def test_a_teacher_of_texts_answers_for_the_ids_made_of_them() -> None:
         )
 
 
+def test_a_teacher_of_texts_keeps_its_precision() -> None:
+    def answer(these: Sequence[str]) -> NDArray[np.float32]:
+        return nn.Linear(2, 2)(torch.from_numpy(says_lost(these))).numpy()  # type: ignore[no-any-return]
+
+    teacher = as_teacher(text_teacher(answer, WORDS.encode, texts(1).texts), ("no", "yes"))
+    with torch.autocast("cpu", torch.bfloat16):
+        assert predict_logits(teacher, texts(1).encoded(WORDS).inputs).dtype == np.float32
+
+
 def test_a_failing_teacher_of_texts_is_told_in_one_line() -> None:
     def answer(these: Sequence[str]) -> NDArray[np.float32]:
         raise RuntimeError("out of\nmemory")

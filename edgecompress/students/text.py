@@ -1,6 +1,6 @@
 """Small classifiers of texts; inputs int64 token ids (batch, length), padded with 0 at any place.
 
-Each returns logits (batch, classes), from the mean over the tokens that are not padding.
+Each returns logits (batch, classes), from the tokens that are not padding.
 """
 
 from __future__ import annotations
@@ -49,6 +49,29 @@ class HashedBag(nn.Module):
         hashes = (tokens.unsqueeze(-1) % _PRIME * self.factors + self.shifts) % _PRIME
         vectors = self.table(hashes % self.table.num_embeddings).sum(2)
         logits: Tensor = self.layers(masked_mean(vectors, tokens != 0))
+        return logits
+
+
+class NgramBag(nn.Module):
+    """Add up one vector for each id, over the root of their number; then one linear layer.
+
+    For the many ids of words and n-grams in 1..`buckets` - 1, as `HashedWords` makes them. A linear
+    classifier whose weights have rank `width` (Joulin et al. 2017, arXiv:1607.01759); with the
+    root, a text of many words is a surer one, and still no louder than its words.
+    """
+
+    def __init__(self, buckets: int, classes: int, width: int, dropout: float = 0.3) -> None:
+        super().__init__()
+        check_sizes(buckets=buckets, classes=classes, width=width)
+        self.table = nn.Embedding(buckets, width, padding_idx=0)
+        nn.init.normal_(self.table.weight[1:], std=0.1)
+        self.dropout = nn.Dropout(dropout)
+        self.head = nn.Linear(width, classes)
+
+    def forward(self, tokens: Tensor) -> Tensor:
+        """Map token ids (batch, length) to logits (batch, classes)."""
+        count = (tokens != 0).sum(1, keepdim=True).clamp(min=1).to(self.table.weight.dtype)
+        logits: Tensor = self.head(self.dropout(self.table(tokens).sum(1) / count.sqrt()))
         return logits
 
 

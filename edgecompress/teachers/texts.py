@@ -37,7 +37,8 @@ class TextTeacher:
                 "it was given; give text_teacher the texts of train, validation, test and pool, "
                 "and augment texts before they are tokenized, not ids"
             )
-        with torch.no_grad(), named(inputs):
+        # The model has a precision of its own, whatever that of the student's training.
+        with torch.no_grad(), torch.autocast("cpu", enabled=False), named(inputs):
             return torch.from_numpy(np.asarray(self.answer([self.texts[key] for key in keys])))
 
 
