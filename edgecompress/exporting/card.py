@@ -138,6 +138,6 @@ def _usage() -> Iterator[str]:
 
 
 def _text_usage() -> Iterator[str]:
-    yield "\nThe model reads ids. `tokenizer.json` says how texts become ids, `tokenizer.py` does so"
+    yield "\nIt reads ids: `tokenizer.json` says how texts become ids, `tokenizer.py` does it"
     yield 'with numpy alone, and `python run.py --text "..."` answers a text. In another language'
     yield "write the same few lines, and hold them against the ids in `golden_texts.json`."
