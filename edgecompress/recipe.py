@@ -70,6 +70,13 @@ class PruneSettings(Settings):
     ignore: tuple[str, ...] = Field(
         default=(), description="Names of modules that keep all their channels."
     )
+    penalty: Literal["none", "group_lasso", "bn_scale", "growing"] = Field(
+        default="none",
+        description="What pushes channels towards 0 in the training before pruning.",
+    )
+    penalty_strength: Positive = Field(
+        default=1e-4, description="Factor of the penalty on channels."
+    )
 
     @model_validator(mode="after")
     def _asks_for_something_possible(self) -> PruneSettings:
@@ -79,7 +86,7 @@ class PruneSettings(Settings):
                 "raise one of them"
             )
         if self.kind == "unstructured":
-            channels = {"head_ratio", "block_ratio", "importance", "round_to"}
+            channels = {"head_ratio", "block_ratio", "importance", "round_to", "penalty"}
             if meant := sorted(channels & self.model_fields_set):
                 raise ValueError(
                     f'kind = "unstructured" sets the smallest single weights to 0; {meant[0]} is '
@@ -195,6 +202,15 @@ class Recipe(Settings):
                 f"given {task!r}, expected 'file.py:function' or '{BUILT_IN_TASK}'{near}"
             )
         return task
+
+    @model_validator(mode="after")
+    def _prepares_for_pruning(self) -> Recipe:
+        if self.prune and self.prune.penalty != "none" and (not self.distill or self.distill.peers):
+            raise ValueError(
+                f'prune.penalty = "{self.prune.penalty}" acts in the training of one student by '
+                "[distill], without peers; add [distill], remove peers, or remove the penalty"
+            )
+        return self
 
     @model_validator(mode="after")
     def _recovers_from_something(self) -> Recipe:

@@ -48,6 +48,10 @@ def _no_watch(point: EpochPoint, module: nn.Module) -> None:
     """Show it to nobody."""
 
 
+def _no_change(module: nn.Module, step: int) -> None:
+    """Leave the gradients as they are."""
+
+
 @dataclass(frozen=True)
 class Bench:
     """Hold what a training needs from outside: its seed, how it computes, whom it tells.
@@ -57,6 +61,8 @@ class Bench:
     the teacher's logits for a later arm or run. `loss` is a user's own, in the place of the
     recipe's: (student_logits, teacher_logits, labels) -> a scalar; label -1 means unlabelled.
     `watch(point, module)` is shown the network after each epoch, in eval mode.
+    `adjust(module, step)` may change the gradients in place before each step of the optimizer; to
+    resume in the same bits it must be a function of the weights and the step.
     """
 
     seed: int = 0
@@ -66,6 +72,7 @@ class Bench:
     tick: Callable[[str, int, int], None] = _no_tick
     loss: Loss | None = None
     watch: Callable[[EpochPoint, nn.Module], None] = _no_watch
+    adjust: Callable[[nn.Module, int], None] = _no_change
 
     def keeping(self, training: str) -> Bench:
         """Return the bench with a checkpoint for one of several trainings, beside the others."""
@@ -183,6 +190,7 @@ class _Trainer:
         self.optimizer.zero_grad()
         moment = Moment(done / max(1, total - 1), self._labelled(rows))
         summed = sum(self._backward_(part, rows, moment) for part in self._parts(rows))
+        self.bench.adjust(self.student, done)
         self._clip_(summed)
         self.optimizer.step()
         return summed

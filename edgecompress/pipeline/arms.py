@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 
@@ -32,13 +33,28 @@ PRECISION = StageCode("precision", ("distilling",), ("torch",))
 
 
 @dataclass(frozen=True)
+class Adjusting:
+    """Hold what changes gradients in training: made for the network as it begins.
+
+    `basis` is all that it depends on beside that network, for the key of the stage.
+    """
+
+    basis: dict[str, object]
+    on: Callable[[nn.Module], Callable[[nn.Module, int], None]]
+
+
+@dataclass(frozen=True)
 class Course:
-    """Hold what the arms of one training stage share: how they begin, and their teacher."""
+    """Hold what the arms of one training stage share: how they begin, and their teacher.
+
+    `adjusting` is what pruning asks of the training before or after it.
+    """
 
     run: Run
     stage: str
     student: Student
     teacher: TeacherInHand | None = None
+    adjusting: Adjusting | None = None
 
     def arm(self, name: str, settings: TrainSettings, seed: int) -> Arm:
         """Return one trained arm of one seed, made once; only what it depends on is in its key."""
@@ -54,6 +70,9 @@ class Course:
             "teacher": teacher.digest if teacher else None,
             "processes": run.store.crew.size,
         }
+        rooms: tuple[str, ...] = _ROOMS
+        if self.adjusting is not None:
+            key["adjusting"], rooms = self.adjusting.basis, (*_ROOMS, "pruning")
         soft = digest_of([teacher.digest if teacher else "", run.fingerprint, seed])
         which = name
         if isinstance(settings, DistillSettings) and len(settings.seeds) > 1:
@@ -67,6 +86,8 @@ class Course:
                 soft_folder=run.store.folder / "soft_targets" / f"{soft[:16]}-{mode.precision}",
                 tick=lambda text, at, of: run.tick(f"{self.stage} {which}: {text}", at, of),
             )
+            if self.adjusting is not None:
+                bench = replace(bench, adjust=self.adjusting.on(first))
             asked = teacher.teacher if teacher else None
             arm = train_arm(name, self.student, run.task, settings, bench, asked)
             weights = folder / "weights.safetensors"
@@ -75,7 +96,7 @@ class Course:
             run.store.crew.agree(None)
             return Arm(name, artifact(weights, Artifact), arm.evaluation, arm.curve, seed)
 
-        code = StageCode(f"{self.stage}-{name}", _ROOMS, _LIBRARIES)
+        code = StageCode(f"{self.stage}-{name}", rooms, _LIBRARIES)
         title = self.stage if self.stage == name else f"{self.stage} {which}"
         return run.store.once(code, Arm, key, make, together=True, title=title)
 

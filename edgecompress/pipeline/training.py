@@ -20,10 +20,12 @@ from edgecompress.distilling.loop import logits_of
 from edgecompress.distilling.scoring import forward
 from edgecompress.distilling.views import mixed_seed, tensors
 from edgecompress.errors import TaskError
-from edgecompress.pipeline.arms import Course, taught
+from edgecompress.pipeline.arms import Adjusting, Course, taught
 from edgecompress.pipeline.networks import Network, TeacherInHand, parameters
 from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.students import Found
+from edgecompress.pruning.masks import masks_of
+from edgecompress.pruning.penalty import penalty_on
 from edgecompress.pruning.plan import PruningPlan, apply_plan_
 from edgecompress.pruning.prune import prune, reestimate_batchnorm_
 from edgecompress.records import Artifact, PruningOutcome, TrainedNetwork
@@ -103,7 +105,17 @@ def train_student(run: Run, teacher: TeacherInHand, found: Found | None = None) 
     shape = forward(student, run.task.validation.take(slice(0, PROBE_SAMPLES)).inputs).shape
     check_network(run.task, "student", shape, min(PROBE_SAMPLES, len(run.task.validation)))
     network = Network("student", student, weights_digest(student))
-    return taught(Course(run, "distill", start, teacher), network, settings)
+    return taught(Course(run, "distill", start, teacher, _penalty(run)), network, settings)
+
+
+def _penalty(run: Run) -> Adjusting | None:
+    """Return the penalty that readies channels for the pruning to come, where one is asked for."""
+    settings = run.recipe.prune
+    if settings is None or settings.penalty == "none":
+        return None
+    asked = settings.model_dump(include={"penalty", "penalty_strength", "pruning_ratio", "ignore"})
+    inputs = tensors(run.task.example_inputs(2))
+    return Adjusting(asked, lambda module: penalty_on(module, inputs, settings))
 
 
 def _beginning(run: Run, teacher: TeacherInHand) -> Student:
@@ -162,7 +174,9 @@ def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network
     network = Network("pruned", module, digest, None, outcome)
     if run.recipe.redistill is None:
         return network
-    return taught(Course(run, "redistill", module, teacher), network, run.recipe.redistill)
+    sparse = Adjusting({"masks": digest}, masks_of) if settings.kind == "unstructured" else None
+    course = Course(run, "redistill", module, teacher, sparse)
+    return taught(course, network, run.recipe.redistill)
 
 
 def _loss_batches(run: Run) -> Iterator[Callable[[nn.Module], Tensor]]:

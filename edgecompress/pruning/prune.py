@@ -23,6 +23,7 @@ from edgecompress.pruning.cutting import (
 from edgecompress.pruning.graph import Inputs, count_macs, opened, positional, run
 from edgecompress.pruning.groups import Groups, modules_at
 from edgecompress.pruning.importance import LossBatch, required_losses, scorer
+from edgecompress.pruning.masks import prune_weights
 from edgecompress.pruning.plan import PruningPlan
 from edgecompress.recipe import PruneSettings
 
@@ -61,12 +62,16 @@ def prune(
 ) -> Pruned:
     """Return a smaller copy of `module`, which itself is not changed.
 
+    Unstructured, it has as many weights, of which the smallest are 0.
+
     The layers that make the outputs are protected. `loss_batches` serve the importances by
     gradient, `seed` serves `random`, and `recover` trains the copy between two steps. Raise
     `PruningError` where nothing can go, where the cut network no longer runs because its `forward`
     fixes a size, or where it computes something else than without the channels that went.
     """
     inputs, losses = positional(example_inputs), required_losses(settings, loss_batches)
+    if settings.kind == "unstructured":
+        return _sparse(module, inputs, settings, recover)
     smaller = deepcopy(module)
     spared = modules_at(smaller, settings.ignore)
     draft = Draft(split=splittable(smaller, spared))
@@ -130,6 +135,35 @@ def reestimate_batchnorm_(module: nn.Module, batches: Iterable[Inputs]) -> None:
         finally:
             for norm, momentum in zip(norms, momenta, strict=True):
                 norm.momentum = momentum
+
+
+def _sparse(
+    module: nn.Module, inputs: tuple[Tensor, ...], settings: PruneSettings, recover: Recover | None
+) -> Pruned:
+    """Return the same network with weights at zero; an empty plan, for the weights tell all."""
+    if recover is not None:
+        raise PruningError(
+            "prune: training between the steps of unstructured pruning must hold the zeros; call "
+            "prune_weights, which hands the masks to fine_tune"
+        )
+    _require_finite(module)
+    sparse = prune_weights(module, settings)
+    macs, parameters = count_macs(sparse.module, inputs)
+    zeros = sum(int((~mask).sum()) for mask in sparse.masks.kept.values())
+    none = Removed(0.0, 0, 0)
+    return Pruned(
+        module=sparse.module,
+        plan=PruningPlan(),
+        requested_ratio=settings.pruning_ratio,
+        achieved_ratio=sparse.masks.sparsity,
+        heads=none,
+        blocks=none,
+        whole={},
+        macs_before=macs,
+        macs_after=macs,
+        parameters_before=parameters,
+        parameters_after=parameters - zeros,
+    )
 
 
 def _heads_removed(before: Groups, draft: Draft, settings: PruneSettings) -> Removed:
