@@ -1,0 +1,128 @@
+"""What trainings make: arms and what is known of them, prunings."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from edgecompress.records.basics import Artifact, Evaluation, Metric
+
+
+@dataclass(frozen=True)
+class Mode:
+    """Say how a training computes: a decision that is measured once and recorded."""
+
+    precision: Literal["fp32", "bf16"] = "fp32"
+    channels_last: bool = False
+    threads: int | None = None
+
+
+@dataclass(frozen=True)
+class EpochPoint:
+    """Hold one point of a training curve; `validation` is the task's metric."""
+
+    epoch: int
+    loss: float
+    validation: float
+    seconds: float
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Hold what is known of a network beside its score, all on validation.
+
+    `nll` (nats) and `calibration_error` are None for tasks without classes. `agreement` is the
+    share of answers that are the teacher's too, for numbers R2 against the teacher's; None for the
+    teacher itself. `membership_auc`, with its 95 % interval, tells training samples from
+    validation samples by their losses: 0.5 is chance, 1 is a network that gives away every one.
+    """
+
+    nll: float | None
+    calibration_error: float | None
+    agreement: float | None
+    membership_auc: float
+    membership_low: float
+    membership_high: float
+
+
+@dataclass(frozen=True)
+class Arm:
+    """Hold one trained arm of a comparison: `distilled`, its `control`, ..., or `teacher`."""
+
+    name: str
+    weights: Artifact
+    evaluation: Evaluation
+    curve: tuple[EpochPoint, ...]
+    seed: int = 0
+    figures: Figures | None = None
+
+
+@dataclass(frozen=True)
+class TeacherScore:
+    """Hold how a teacher stands beside its students, as it taught them.
+
+    Its membership figure says something only of a teacher that was `trained_here`, on the
+    training split of this very task.
+    """
+
+    evaluation: Evaluation
+    figures: Figures
+    trained_here: bool
+
+
+@dataclass(frozen=True)
+class Inspection:
+    """Hold the figures of some arms, in their order, and their teacher's."""
+
+    arms: tuple[Figures, ...]
+    teacher: TeacherScore
+
+
+@dataclass(frozen=True)
+class Trial:
+    """Hold one short training that helped to choose temperature and weight of a distillation."""
+
+    temperature: float
+    kd_weight: float
+    metric: Metric
+
+
+@dataclass(frozen=True)
+class TrainedNetwork:
+    """Hold the arms of one training stage, each seed's, and which of them goes on.
+
+    `plan` is the pruning plan that the architecture needs before the weights fit; None when the
+    architecture is the task's own. `trials` are what temperature and weight were chosen from.
+    """
+
+    stage: str
+    arms: tuple[Arm, ...]
+    shipped: str
+    plan: Artifact | None
+    parameters: int
+    reason: str
+    trials: tuple[Trial, ...] = ()
+    seed: int = 0
+    teacher: TeacherScore | None = None
+
+    @property
+    def arm(self) -> Arm:
+        """Return the arm that goes on, of the seed that goes on."""
+        return next(a for a in self.arms if (a.name, a.seed) == (self.shipped, self.seed))
+
+
+@dataclass(frozen=True)
+class PruningOutcome:
+    """Hold a pruning: its plan, weights, and what was asked against what was got.
+
+    The ratios are shares of the channels that may be cut; `macs` are for one sample.
+    """
+
+    plan: Artifact
+    weights: Artifact
+    requested_ratio: float
+    achieved_ratio: float
+    macs_before: int
+    macs_after: int
+    parameters_before: int
+    parameters_after: int
