@@ -74,5 +74,8 @@ def _why(offer: StudentOffer) -> str:
         return ""
     those = [c for c in offer.verdict.checks if c.status == status]
     if status == "inconclusive":
-        return ", ".join(f"{c.budget} too close to {c.limit:g} to tell" for c in those)
+        return ", ".join(
+            f"{c.budget} not known" if c.value is None else f"{c.budget} too close to {c.limit:g}"
+            for c in those
+        )
     return ", ".join(f"{c.budget} {(c.value or 0.0) / c.limit - 1:.0%} over" for c in those)
