@@ -42,7 +42,7 @@ class _Positional(nn.Module):
 
     def forward(self, *inputs: torch.Tensor) -> torch.Tensor:
         outputs: torch.Tensor = self.network(*inputs)
-        return torch.softmax(outputs, dim=-1) if self.softmax else outputs
+        return torch.softmax(outputs, dim=1) if self.softmax else outputs
 
 
 def export(

@@ -9,8 +9,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompress.errors import ModelError
-from edgecompress.records import OnnxModel, Parity
+from edgecompress.records import Kind, OnnxModel, Parity
 from edgecompress.runtime import run, session
+from edgecompress.tasks.inspection import agreement, has_classes
 from edgecompress.tasks.task import Arrays
 
 _BATCHES = (1, 3)  # a batch size baked in by an exporter fails at one of them
@@ -21,7 +22,7 @@ class Tolerance:
     """Say how far from its reference a model may lie.
 
     `max_rel_error` is relative to the reference's largest magnitude; None where rounding is the
-    point (int8) and the share of samples with the same top class, `agreement`, decides.
+    point (int8) and the share of the same answers, `agreement`, decides: of numbers their R2.
     """
 
     max_rel_error: float | None
@@ -38,8 +39,11 @@ def check_parity(
     inputs: Arrays,
     reference_name: str,
     tolerance: Tolerance = FLOAT,
+    kind: Kind | None = None,
 ) -> Parity:
     """Compare the model's outputs on `inputs` with `reference`, shape (samples, ...).
+
+    `kind` is the task's; without one, outputs (samples, classes) are taken for those of classes.
 
     Runs all samples at once and the first few one by one and three by three. A model that cannot
     run so, answers in another shape or not in finite numbers does not pass; the reason says why.
@@ -58,27 +62,32 @@ def check_parity(
             return _failed(
                 reference_name, samples, f"{name} is not finite on {bad} of {samples} samples"
             )
-    return _compare(reference, outputs, reference_name, tolerance)
+    return _compare(reference, outputs, reference_name, tolerance, kind)
 
 
 def _compare(
-    reference: NDArray[Any], outputs: NDArray[Any], reference_name: str, tolerance: Tolerance
+    reference: NDArray[Any],
+    outputs: NDArray[Any],
+    reference_name: str,
+    tolerance: Tolerance,
+    kind: Kind | None,
 ) -> Parity:
     expected = reference.astype(np.float64)
     error = float(np.abs(outputs - expected).max(initial=0.0))
     relative = error / max(float(np.abs(expected).max(initial=0.0)), 1e-12)
-    agreement = _agreement(expected, outputs)
+    agreed = _agreement(expected, outputs, kind)
     reasons = []
     if tolerance.max_rel_error is not None and relative > tolerance.max_rel_error:
         reasons.append(f"relative error {relative:.2g} > {tolerance.max_rel_error:g}")
-    if agreement < tolerance.agreement:
-        reasons.append(f"same top class on {agreement:.1%} < {tolerance.agreement:.1%} of samples")
+    # Of float numbers the error says it all: R2 would judge noise where they hardly vary.
+    if agreed < tolerance.agreement and (_chooses(kind) or tolerance.max_rel_error is None):
+        reasons.append(_disagreement(agreed, tolerance.agreement, kind))
     return Parity(
         reference=reference_name,
         samples=len(outputs),
         max_abs_error=error,
         max_rel_error=relative,
-        agreement=agreement,
+        agreement=agreed,
         passed=not reasons,
         reason="; ".join(reasons) or f"agrees with {reference_name}",
     )
@@ -96,11 +105,35 @@ def _outputs_in_all_batches(model: OnnxModel, inputs: Arrays) -> NDArray[Any]:
     return run(model, inputs)
 
 
-def _agreement(reference: NDArray[Any], outputs: NDArray[Any]) -> float:
-    """Return the share of samples with the same top class; 1.0 where there are no classes."""
-    if reference.ndim < 2 or reference.shape[-1] < 2:
+def _agreement(reference: NDArray[Any], outputs: NDArray[Any], kind: Kind | None) -> float:
+    """Return the share of the same answers, or R2 of numbers, 0 to 1.
+
+    Without a kind 1 for what cannot be classes.
+    """
+    if (reference == outputs).all():
         return 1.0
-    return float(np.mean(reference.argmax(axis=-1) == outputs.argmax(axis=-1)))
+    if kind is None:
+        if reference.ndim < 2 or reference.shape[-1] < 2:
+            return 1.0
+        return float(np.mean(reference.argmax(axis=-1) == outputs.argmax(axis=-1)))
+    every = np.zeros((len(outputs), *outputs.shape[2:]))  # no token is left out
+    return max(0.0, agreement(kind, outputs, reference, every))
+
+
+def _chooses(kind: Kind | None) -> bool:
+    return kind is None or has_classes(kind)
+
+
+def _disagreement(agreed: float, wanted: float, kind: Kind | None) -> str:
+    if not _chooses(kind):
+        return f"R2 of its numbers {agreed:.3f} < {wanted:g}"
+    match kind:
+        case "binary" | "multilabel":
+            return f"same labels on {agreed:.1%} < {wanted:.1%} of samples"
+        case "tokens":
+            return f"same top class on {agreed:.1%} < {wanted:.1%} of tokens"
+        case _:
+            return f"same top class on {agreed:.1%} < {wanted:.1%} of samples"
 
 
 def _features(values: NDArray[Any]) -> tuple[int, ...]:

@@ -36,7 +36,7 @@ EXPORT = StageCode(
     "export", ("exporting", "graphs.py"), ("torch", "onnx", "onnxscript", "onnxruntime")
 )
 QUANTIZE = StageCode("quantize", ("quantizing", "graphs.py"), _ONNX)
-PARITY = StageCode("parity", ("exporting/parity.py", "runtime.py"), _ONNX)
+PARITY = StageCode("parity", ("exporting/parity.py", "tasks/inspection.py", "runtime.py"), _ONNX)
 SCORE = StageCode("score", ("tasks", "runtime.py"), _ONNX)
 TEST = StageCode("test", ("tasks", "runtime.py"), _ONNX)
 MEASURE = StageCode("measure", ("measuring",), ("onnxruntime", "numpy"))
@@ -67,7 +67,7 @@ def export_network(run: Run, network: Network, label: str) -> Candidate:
         outputs = forward(network.module, probe)
         if settings.softmax:
             outputs = _softmax(outputs)
-        return Exported(model, check_parity(outputs, model, probe, "torch", FLOAT))
+        return Exported(model, check_parity(outputs, model, probe, "torch", FLOAT, run.task.kind))
 
     made = run.store.once(EXPORT, Exported, key, make, title=f"export {label}")
     return _candidate(label, made.model, "fp32", made.parity)
@@ -289,7 +289,12 @@ def _compared(
         Parity,
         key,
         lambda folder: check_parity(
-            run_model(reference.model, probe), model, probe, reference.label, tolerance
+            run_model(reference.model, probe),
+            model,
+            probe,
+            reference.label,
+            tolerance,
+            run.task.kind,
         ),
         title=f"parity with {reference.label}",
     )
@@ -328,5 +333,5 @@ def _repeated(one: Split, batch: int) -> dict[str, NDArray[np.generic]]:
 
 
 def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(logits - logits.max(axis=-1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=-1, keepdims=True), dtype=np.float32)
+    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
+    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)
