@@ -12,7 +12,7 @@ import jsonschema
 import pytest
 from hypothesis import HealthCheck, Phase, example, given, settings
 from hypothesis import strategies as st
-from sample_report import ALL, bare, failing, nothing, passing, repeated, training, undecided
+from sample_report import ALL, bare, failing, nothing, passing, training, undecided
 
 from edgecompress.errors import UsageError
 from edgecompress.records import Candidate, Metric, Quantiles, Report
@@ -97,39 +97,6 @@ def test_training_says_whether_distillation_helped() -> None:
     assert words.startswith(
         "distillation made no difference that this validation set can show: +0.0"
     )
-
-
-def test_arms_and_seeds_are_laid_out_beside_the_teacher() -> None:
-    found = replace(passing(), trainings=(repeated(),))
-    document = report_json(found)
-    valid(document)
-    (told,) = document["trainings"]  # type: ignore[misc]
-    assert (told["shipped"], told["seed"]) == ("distilled", 2)
-    assert told["distilled_minus_control"]["against"] == "pseudo"  # the better of two controls
-    assert told["distilled_minus_control"]["by_seed"] == pytest.approx([0.02] * 3)
-    assert told["distilled_minus_control"]["better_seeds"] == 3
-    assert told["codistilled_minus_control"]["value"] == pytest.approx(0.01)
-    assert told["teacher"]["figures"]["agreement"] is None
-    assert told["arms"][0]["figures"]["membership_auc"] == 0.557
-    text = render_markdown(found)
-    for line in (
-        "| arm | seeds | accuracy on validation | NLL | calibration error |",
-        "| agrees with the teacher | membership AUC |",
-        "| distilled (goes on) | 3 | 93.20 % ± 0.20 | 0.2100 | 0.0312 | 0.9600 "
-        "| 0.5570 (0.5410 to 0.5730) |",
-        "| teacher |  | 98.00 % | 0.0500 | 0.0312 | - | 0.5570 (0.5410 to 0.5730) |",
-        "| distilled (goes on) | 2 | 93.40 % | 0.2200 | 0.0312 | 0.9600 |",
-        "| distilled | 1 | 93.20 % | 0.2100 | 0.0312 | 0.9600 |",
-        "The teacher came trained: unless that was on the very training split of this task",
-        "The distilled network of seed 2 goes on",
-        "against the pseudo-label student (seed by seed +2.00 to +2.00, standard deviation 0.00; "
-        "better in 3 of 3); codistillation",
-    ):
-        assert line in text, line
-    page = Page(render_html(found))
-    assert "Seed by seed" in page.text
-    assert "Arms of distill" in page.text
-    assert render_text(found).count("distill: distillation") == 1  # one line, no table
 
 
 @pytest.mark.parametrize(
