@@ -10,13 +10,19 @@ from edgecompress.distilling.arms import TrainedArm, contest, train_arm
 from edgecompress.distilling.beginnings import Student, born_again
 from edgecompress.distilling.certainty import calibrated, certainty_of
 from edgecompress.distilling.choice import DISTILLED
+from edgecompress.distilling.inspecting import (
+    figures_of,
+    network_answers,
+    teacher_answers,
+    teacher_score,
+)
 from edgecompress.distilling.kinds import form_of
 from edgecompress.distilling.loop import Bench
 from edgecompress.distilling.losses import Loss
 from edgecompress.distilling.rules import settled
 from edgecompress.errors import TaskError
 from edgecompress.recipe import DistillSettings
-from edgecompress.records import Evaluation, Trial
+from edgecompress.records import Evaluation, TeacherScore, Trial
 from edgecompress.tasks.checks import check_task, check_teacher_outputs
 from edgecompress.tasks.task import Task
 from edgecompress.teachers.adapters import CheckedTeacher, as_teacher, predict_logits
@@ -24,13 +30,17 @@ from edgecompress.teachers.adapters import CheckedTeacher, as_teacher, predict_l
 
 @dataclass(frozen=True)
 class Distilled:
-    """Hold all arms of a distillation, which of them goes on (`shipped`, of `seed`) and why."""
+    """Hold all arms of a distillation, which of them goes on (`shipped`, of `seed`) and why.
+
+    `teacher` is how the teacher stands beside them.
+    """
 
     arms: tuple[TrainedArm, ...]
     shipped: str
     reason: str
     trials: tuple[Trial, ...] = ()
     seed: int = 0
+    teacher: TeacherScore | None = None
 
     @property
     def module(self) -> nn.Module:
@@ -75,7 +85,13 @@ def distill(
         return train(DISTILLED, short, seed, kept).evaluation
 
     found = contest(task, settings, bench.seed, train, trial)
-    return Distilled(found.arms, found.winner.name, found.reason, found.trials, found.winner.seed)
+    said = teacher_answers(asked, task)
+    arms = tuple(
+        replace(arm, figures=figures_of(task, network_answers(arm.module, task), said))
+        for arm in found.arms
+    )
+    winner, score = found.winner, teacher_score(task, said, trained_here=False)
+    return Distilled(arms, winner.name, found.reason, found.trials, winner.seed, score)
 
 
 def _start(student: Student | None, teacher: CheckedTeacher, settings: DistillSettings) -> Student:
