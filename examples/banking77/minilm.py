@@ -11,7 +11,8 @@ import importlib.util
 import io
 import os
 import sys
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any
@@ -33,19 +34,31 @@ BATCH, BETWEEN_SAVES = 32, 4096
 LONGEST = 256  # tokens, as the model was trained
 HEAD_C = 10.0  # the inverse strength of the head's weight decay, chosen on validation
 
-Answer = Callable[[Sequence[str]], NDArray[np.float32]]
+
+@dataclass(frozen=True)
+class IntentTeacher:
+    """Hold MiniLM and a linear head on it; called with texts it returns logits (texts, intents)."""
+
+    minilm: MiniLm
+    head: nn.Linear
+
+    def __call__(self, texts: Sequence[str]) -> NDArray[np.float32]:
+        """Return the logits of texts."""
+        with torch.no_grad():
+            logits: NDArray[np.float32] = self.head(
+                torch.from_numpy(self.minilm.embed(texts))
+            ).numpy()
+        return logits
 
 
-def intent_teacher(train: Texts) -> Answer:
-    """Return a function from texts to logits, its head fitted to the training texts."""
+def intent_teacher(train: Texts) -> IntentTeacher:
+    """Return MiniLM with its head fitted to the training texts by logistic regression."""
     minilm = MiniLm(model_folder(), cache_folder())
-    head = LogisticRegression(C=HEAD_C, max_iter=1000).fit(minilm.embed(train.texts), train.labels)
-
-    def answer(texts: Sequence[str]) -> NDArray[np.float32]:
-        logits = minilm.embed(texts) @ head.coef_.T + head.intercept_
-        return np.asarray(logits, dtype=np.float32)
-
-    return answer
+    found = LogisticRegression(C=HEAD_C, max_iter=1000).fit(minilm.embed(train.texts), train.labels)
+    head = nn.Linear(found.coef_.shape[1], len(found.coef_)).requires_grad_(False)
+    head.weight.copy_(torch.from_numpy(found.coef_))
+    head.bias.copy_(torch.from_numpy(found.intercept_))
+    return IntentTeacher(minilm, head)
 
 
 def model_folder() -> Path:
