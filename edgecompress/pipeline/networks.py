@@ -5,9 +5,7 @@ from __future__ import annotations
 import copy
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
 
-from numpy.typing import NDArray
 from torch import nn
 
 from edgecompress.distilling.certainty import Certainty, calibrated
@@ -51,7 +49,7 @@ class Network:
 class TeacherInHand:
     """Hold the teacher as a source of logits, and as a network or ONNX file where it is one.
 
-    `certainty` is how far its logits can be trusted, `outputs` are those on validation.
+    `certainty` is how far its logits can be trusted.
     """
 
     teacher: CheckedTeacher
@@ -59,7 +57,6 @@ class TeacherInHand:
     network: Network | None = None
     onnx: Path | None = None
     certainty: Certainty | None = None
-    outputs: NDArray[Any] | None = None
 
     def calibrated(self, settings: DistillSettings) -> TeacherInHand:
         """Return the teacher with its certainty set right, where the settings ask for it."""

@@ -71,8 +71,7 @@ def obtain_teacher(run: Run) -> TeacherInHand:
     digest = digest_of([outputs.tobytes().hex(), fingerprint(teacher)])
     digest = network.digest if network else digest
     onnx = Path(source) if isinstance(source, str | Path) else None
-    certainty = certainty_of(run.task, outputs)
-    return TeacherInHand(teacher, digest, network, onnx, certainty, outputs)
+    return TeacherInHand(teacher, digest, network, onnx, certainty_of(run.task, outputs))
 
 
 def _as_network(run: Run, module: nn.Module) -> Network:
