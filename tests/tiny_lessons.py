@@ -53,3 +53,28 @@ class Maps(nn.Module):
         maps = self.norm(self.conv(self.grow(x.reshape(-1, 1, 2, 2))))
         tokens, _ = self.lstm(maps.flatten(2).transpose(1, 2))
         return self.head(tokens.mean(dim=1))
+
+
+def knowing() -> nn.Module:
+    """Return a teacher that tells the blobs apart."""
+    linear = nn.Linear(4, CLASSES)
+    with torch.no_grad():
+        linear.weight.copy_(3 * torch.eye(CLASSES, 4))
+        linear.bias.zero_()
+    return linear
+
+
+def small() -> nn.Module:
+    """Return a student with dropout, its weights drawn by torch's generator."""
+    return nn.Sequential(nn.Linear(4, 8), nn.ReLU(), nn.Dropout(0.2), nn.Linear(8, CLASSES))
+
+
+def noise(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
+    x = batch["x"]
+    return {"x": x + 0.3 * torch.randn(x.shape, generator=generator)}
+
+
+def noisy_task(pool: int = 0, **changes: object) -> Task:
+    """Return the blobs with an augmentation, a teacher that knows them and a student."""
+    made = replace(blobs(pool=pool), augment=noise, teacher=knowing, student=small)
+    return replace(made, **changes)  # type: ignore[arg-type]
