@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import importlib
 import importlib.util
 import subprocess
 import sys
@@ -43,12 +44,13 @@ QUICK = (
 )
 
 
-def tokenize(texts: list[str], **options: Any) -> dict[str, torch.Tensor]:
+def tokenize(texts: list[str], **options: Any) -> dict[str, Any]:
     rows = [[2 + VOCABULARY.index(w) if w in VOCABULARY else 1 for w in words_of(t)] for t in texts]
     ids = torch.zeros(len(rows), max(map(len, rows)), dtype=torch.int64)
     for place, row in enumerate(rows):
         ids[place, : len(row)] = torch.tensor(row)
-    return {"input_ids": ids, "attention_mask": (ids != 0).long(), "token_type_ids": ids * 0}
+    made = {"input_ids": ids, "attention_mask": (ids != 0).long(), "token_type_ids": ids * 0}
+    return {k: v.numpy() if options["return_tensors"] == "np" else v for k, v in made.items()}
 
 
 class TinyTransformer(nn.Module):
@@ -134,9 +136,10 @@ def test_the_teacher_embeds_each_text_once(data: Path, packages: list[int]) -> N
     np.testing.assert_array_equal(predict_logits(again, task.validation.inputs), logits)
     assert len(packages) == 1
     (cache,) = (data / "cache" / "edgecompress").iterdir()
-    with np.load(cache, allow_pickle=False) as arrays:
-        assert arrays["embeddings"].shape[1] == 32
-        np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, rtol=1e-5)
+    for path in cache.iterdir():
+        with np.load(path, allow_pickle=False) as arrays:
+            assert arrays["embeddings"].shape == (len(arrays["texts"]), 32)
+            np.testing.assert_allclose(np.linalg.norm(arrays["embeddings"], axis=1), 1, rtol=1e-5)
 
 
 def test_without_its_packages_it_is_refused_in_one_line(
@@ -154,7 +157,11 @@ def test_without_its_packages_it_is_refused_in_one_line(
 
 @pytest.mark.slow
 def test_the_recipe_runs_and_what_ships_answers_a_string(
-    data: Path, packages: list[int], tmp_path: Path
+    data: Path,
+    packages: list[int],
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
     recipe = load_recipe(EXAMPLE / "recipe.toml", (f"data={data}", *QUICK))
     report = compress(recipe, load_profile("cpu-1core"), tmp_path / "run")
@@ -164,3 +171,34 @@ def test_the_recipe_runs_and_what_ships_answers_a_string(
     command = [sys.executable, str(bundle / "run.py"), "--text", "when will my card arrive?"]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.strip() in INTENTS
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    importlib.import_module("measure").main(data, tmp_path / "run")
+    assert "of the bytes and takes 1/" in capsys.readouterr().out
+
+
+def test_measuring_says_how_student_and_teacher_compare(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.syspath_prepend(str(EXAMPLE))
+    measure = importlib.import_module("measure")
+    asked: list[str] = []
+
+    def answer(text: str) -> np.ndarray:
+        asked.append(text)
+        return np.zeros((1, 2), np.float32)
+
+    texts = [str(place) for place in range(40)]
+    times = measure.timed({"one": answer, "other": answer}, texts)
+    assert asked[:4] == ["0", "0", "1", "1"]  # in turns
+    assert {name: len(values) for name, values in times.items()} == {"one": 40, "other": 40}
+    measure.report(
+        {"teacher": np.full(5, 4.0), "student": np.full(5, 0.04), "torch": np.full(5, 8.0)},
+        {"teacher": 90_000_000, "student": 500_000},
+    )
+    assert capsys.readouterr().out.splitlines() == [
+        "               bytes   p50 ms   p95 ms",
+        "teacher   90,000,000   4.0000   4.0000",
+        "student      500,000   0.0400   0.0400",
+        "torch                  8.0000   8.0000",
+        "the student has 1/180 of the bytes and takes 1/100 of the p50",
+    ]

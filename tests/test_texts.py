@@ -102,6 +102,10 @@ def test_a_tokenizer_belongs_to_the_task() -> None:
         r"is int64 \(6,\); encode all splits with it",
     ):
         check_task(task(tokenizer=other))
+    with pytest.raises(
+        TaskError, match="its tokenizer is a function; expected HashedWords or WordPieces of"
+    ):
+        check_task(task(tokenizer=says_lost))
     with pytest.raises(TaskError, match="of the name 'ids'; of the inputs tokens, this is not amo"):
         check_task(task(tokenizer=replace(WORDS, name="ids")))
 

