@@ -17,7 +17,6 @@ from edgecompress.errors import DataError, TaskError, TeacherError
 from edgecompress.settings import did_you_mean
 from edgecompress.store import row_digests
 from edgecompress.tasks.metrics import first_non_finite
-from edgecompress.tasks.scores import NEIGHBOURS
 from edgecompress.tasks.skill import check_skill
 from edgecompress.tasks.targets import (
     check_kind,
@@ -48,24 +47,6 @@ def check_task(task: Task) -> tuple[str, ...]:
 
     Raises TaskError for what the task declares, DataError for samples and labels.
     """
-    check_samples(task)
-    splits = dict(_splits(task))
-    warnings = []
-    for name, split in splits.items():
-        if name != "unlabelled":
-            check_labels(f"task {task.name!r}, {name}", split, task)
-            warnings += missing_classes(task, name, split)
-    return (*warnings, *_check_overlaps(task, splits))
-
-
-def unlabelled_splits(task: Task) -> dict[str, Split]:
-    """Return those of train, validation and test that have no labels, by name."""
-    splits = {"train": task.train, "validation": task.validation, "test": task.test}
-    return {k: s for k, s in splits.items() if isinstance(s, Split) and s.labels is None}
-
-
-def check_samples(task: Task) -> None:
-    """Check what a task declares and its samples, whatever their labels; raise as `check_task`."""
     _check_declarations(task)
     splits = dict(_splits(task))
     for name, split in splits.items():
@@ -75,6 +56,12 @@ def check_samples(task: Task) -> None:
     _check_class_names(task)
     _check_normalization(task)
     _check_tokenizer(task)
+    warnings = []
+    for name, split in splits.items():
+        if name != "unlabelled":
+            check_labels(f"task {task.name!r}, {name}", split, task)
+            warnings += missing_classes(task, name, split)
+    return (*warnings, *_check_overlaps(task, splits))
 
 
 def check_teacher_outputs(task: Task, logits: NDArray[Any]) -> None:
@@ -117,21 +104,11 @@ def check_network(task: Task, network: str, output_shape: tuple[int, ...], sampl
     expected = output_shape_of(task, samples)
     if tuple(output_shape) == expected:
         return
-    narrower = task.kind == "embedding" and network != "teacher" and len(output_shape) == 2
-    narrower = narrower and output_shape[0] == samples and 0 < output_shape[1] < expected[1]
-    if narrower and task.metric is NEIGHBOURS:
-        return
     error = TeacherError if network == "teacher" else TaskError
     raise error(
         f"task {task.name!r}, {network}: output shape {tuple(output_shape)} for {samples} samples; "
-        f"expected {expected}, {one_output_for_each(task)}{_NARROWER if narrower else ''}"
+        f"expected {expected}, {one_output_for_each(task)}"
     )
-
-
-_NARROWER = (
-    "; of a narrower student take metric = NEIGHBOURS, which compares vectors of any width, or "
-    '[distill] narrow_by = "pca"'
-)
 
 
 def _check_declarations(task: Task) -> None:
