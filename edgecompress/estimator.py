@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Self
 
@@ -26,10 +27,12 @@ from edgecompress.settings import parse
 from edgecompress.students.tabular import standardized_net
 from edgecompress.tasks.rows import split_rows
 from edgecompress.tasks.task import Split, Task
-from edgecompress.teachers.adapters import CheckedTeacher, as_teacher
+from edgecompress.teachers.adapters import CheckedTeacher, as_teacher, predict_logits
+from edgecompress.teachers.calibration import calibrate
 from edgecompress.teachers.out_of_fold import OutOfFold
 
 INPUT = "x"
+LEAST_TO_CALIBRATE = 50  # rows
 _TAUGHT = ("temperature", "kd_weight", "epochs", "learning_rate", "batch_size")
 
 
@@ -39,7 +42,8 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
     Parameters
     ----------
     teacher : a classifier with `fit` and `predict_proba` (or `decision_function`, or `predict`);
-        it is cloned, and fitted on class indices. None is a random forest of 200 trees.
+        it is cloned, and fitted on class indices. None is a random forest of 200 trees. Its
+        answers are calibrated where that helps, by those that it gives out of fold.
     hidden : widths of the student's hidden layers.
     temperature : divides the logits of both before the softmax; a number, or
         `{"start": 5.0, "end": 1.0}`.
@@ -182,7 +186,16 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         self.teacher_ = clone(estimator).fit(train.inputs[INPUT], labels)
         if self.cv is None:
             return as_teacher(self.teacher_, names)
-        return as_teacher(OutOfFold(estimator, train.inputs, labels, self.cv, seed), names)
+        teacher = as_teacher(OutOfFold(estimator, train.inputs, labels, self.cv, seed), names)
+        return _as_sure_as_it_should_be(teacher, train)
+
+
+def _as_sure_as_it_should_be(teacher: CheckedTeacher, train: Split) -> CheckedTeacher:
+    """Return a teacher calibrated by what it says, out of fold, of its training rows."""
+    if len(train) < LEAST_TO_CALIBRATE:
+        return teacher
+    found = calibrate(predict_logits(teacher, train.inputs), np.asarray(train.labels))
+    return replace(teacher, temperature=found.temperature) if found.helps else teacher
 
 
 def _seed_(estimator: Any, seed: int) -> None:

@@ -151,3 +151,27 @@ def test_one_class_is_refused():
 def test_one_fold_is_refused():
     with pytest.raises(TeacherError, match=r"folds = 1; expected 2 or more"):
         quick(cv=1).fit(X, y)
+
+
+def test_an_unsure_teacher_is_made_as_sure_as_it_should_be():
+    """Mere certainty is no knowledge: a teacher whose answers were halved teaches the same."""
+    digits = load_digits()
+    rows, labels = digits.data[:500] / 16, digits.target[:500]
+    ours = quick(teacher=_Halved(), epochs=2, kd_weight=1.0, temperature=1.0)
+    halved, whole = (
+        clone(ours).set_params(teacher=t).fit(rows, labels).arms_[0].curve[-1].loss
+        for t in (_Halved(), _Halved(power=1.0))
+    )
+    assert halved == pytest.approx(whole, rel=1e-3)
+
+
+class _Halved(LogisticRegression):
+    """Answer with probabilities whose logarithms were multiplied by `power`."""
+
+    def __init__(self, power=0.5):
+        super().__init__(max_iter=1000, C=0.1)
+        self.power = power
+
+    def predict_proba(self, X):
+        raised = super().predict_proba(X) ** self.power
+        return raised / raised.sum(axis=1, keepdims=True)
