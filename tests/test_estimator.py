@@ -172,6 +172,6 @@ class _Halved(LogisticRegression):
         super().__init__(max_iter=1000, C=0.1)
         self.power = power
 
-    def predict_proba(self, X):
-        raised = super().predict_proba(X) ** self.power
+    def predict_proba(self, rows):
+        raised = super().predict_proba(rows) ** self.power
         return raised / raised.sum(axis=1, keepdims=True)
