@@ -31,9 +31,14 @@ class Certainty:
     calibration: Calibration
     answers: str = ""
 
+    @property
+    def flawless(self) -> bool:
+        """Return whether every answer is right: then the surer the likelier, without end."""
+        return self.before.accuracy == 1
+
     def temperature(self, wish: Literal["auto", True, False]) -> float:
         """Return what the teacher's logits are divided by; 1 leaves them."""
-        if wish is False or (wish == "auto" and not self.calibration.helps):
+        if wish is False or self.flawless or (wish == "auto" and not self.calibration.helps):
             return 1.0
         return round(self.calibration.temperature, 3)
 
@@ -47,6 +52,8 @@ class Certainty:
         temperature = self.temperature(wish)
         if wish is False:
             return line
+        if self.flawless:
+            return f"{line}; it errs nowhere there, so nothing tells how sure it should be"
         if temperature == 1:
             return f"{line}; no temperature makes its certainty better than noise would"
         return (

@@ -17,13 +17,19 @@ from edgecompress.distilling.inspecting import (
     teacher_score,
 )
 from edgecompress.distilling.kinds import form_of
+from edgecompress.distilling.labelling import labelled_by
 from edgecompress.distilling.loop import Bench
 from edgecompress.distilling.losses import Loss
 from edgecompress.distilling.rules import settled
 from edgecompress.errors import TaskError
 from edgecompress.recipe import DistillSettings
 from edgecompress.records import Evaluation, TeacherScore, Trial
-from edgecompress.tasks.checks import check_task, check_teacher_outputs
+from edgecompress.tasks.checks import (
+    check_samples,
+    check_task,
+    check_teacher_outputs,
+    unlabelled_splits,
+)
 from edgecompress.tasks.task import Task
 from edgecompress.teachers.adapters import CheckedTeacher, as_teacher, predict_logits
 
@@ -63,11 +69,15 @@ def distill(
     `teacher` is whatever `as_teacher` takes: a torch module, an estimator, an ONNX file; it is
     calibrated as the settings say. All arms see the same number of samples in the same order,
     augmented alike. The arguments are left as they were. Data and teacher are checked first, as
-    `check_task` and `check_teacher_outputs` do. `loss` takes the place of the recipe's losses: any
+    `check_task` and `check_teacher_outputs` do; where there are no labels, the teacher's answers
+    take their place. `loss` takes the place of the recipe's losses: any
     function (student_logits, teacher_logits, labels) -> a scalar. With `settings.tune`, short
     trials choose temperature and weight first. Each training has a checkpoint of its own name.
     """
     bench = bench if loss is None else replace(bench, loss=loss)
+    if unlabelled_splits(task):
+        check_samples(task)
+    task, notes = labelled_by(teacher, task)
     check_task(task)
     settings = settled(task, settings)
     asked = as_teacher(teacher, form_of(task))
@@ -91,7 +101,8 @@ def distill(
         for arm in found.arms
     )
     winner, score = found.winner, teacher_score(task, said, trained_here=False)
-    return Distilled(arms, winner.name, found.reason, found.trials, winner.seed, score)
+    reason = "; ".join((found.reason, *notes))
+    return Distilled(arms, winner.name, reason, found.trials, winner.seed, score)
 
 
 def _start(student: Student | None, teacher: CheckedTeacher, settings: DistillSettings) -> Student:

@@ -79,7 +79,11 @@ def aim_of(task: Task) -> Aim:
 
 
 def form_of(task: Task) -> Form:
-    """Return what a teacher of a task must answer."""
+    """Return what a teacher of a task must answer; without labels, as far as the names tell."""
+    if task.train.labels is None:
+        classes = 1 if task.kind == "binary" else len(task.class_names)
+        told = classes > 0 and task.kind in ("classification", "binary", "multilabel")
+        return Form(task.kind, task.class_names, (classes,) if told else ())
     return Form(task.kind, task.class_names, output_shape_of(task, 1)[1:])
 
 

@@ -8,16 +8,21 @@ from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
 
+import torch
+
 from edgecompress.builtin import digits_task
+from edgecompress.distilling.labelling import labelled_by
 from edgecompress.distilling.loop import crew_of_launch
 from edgecompress.distilling.rules import settled_recipe
+from edgecompress.distilling.views import mixed_seed
 from edgecompress.errors import OutOfTimeError, RecipeError
 from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.recipe import BUILT_IN_TASK, Recipe
 from edgecompress.store import Crew, Store, open_store
-from edgecompress.tasks.checks import check_task
+from edgecompress.tasks.checks import check_samples, check_task, unlabelled_splits
 from edgecompress.tasks.load import load_task, task_fingerprint
 from edgecompress.tasks.task import Task
+from edgecompress.teachers.adapters import built
 
 
 def _say_nothing(text: str) -> None:
@@ -78,13 +83,29 @@ def open_run(
         out, _leader_says(options, crew), crew, lambda name: check_time(deadline, name)
     ) as store:
         loaded = task or _task_of(recipe)
-        warnings = check_task(loaded)
+        loaded, notes = _labelled(recipe, loaded, options)
+        warnings = (*notes, *check_task(loaded))
         for warning in warnings:
             store.say(f"warning: {warning}")
         recipe = settled_recipe(loaded, recipe)
         code = None if task is not None or recipe.task == BUILT_IN_TASK else _file_of(recipe.task)
         fingerprint = task_fingerprint(loaded, code, out / "digests.json")
         yield Run(recipe, loaded, store, options, fingerprint, warnings, deadline)
+
+
+def _labelled(recipe: Recipe, task: Task, options: RunOptions) -> tuple[Task, tuple[str, ...]]:
+    """Return the task with labels throughout, the teacher's where there are none, and a note."""
+    missing = unlabelled_splits(task)
+    if not missing:
+        return task, ()
+    check_samples(task)
+    if recipe.teacher is not None:
+        raise RecipeError(
+            f"recipe: [teacher] trains the teacher from labels, but task {task.name!r} has none in "
+            f"{', '.join(missing)}; give labels, or a teacher that is trained and no [teacher]"
+        )
+    torch.manual_seed(mixed_seed(recipe.seed, 1))  # as where the teacher is obtained
+    return labelled_by(built(task.teacher()), task, options.trust_code)
 
 
 def check_time(deadline: float | None, where: str) -> None:

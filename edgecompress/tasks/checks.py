@@ -47,6 +47,24 @@ def check_task(task: Task) -> tuple[str, ...]:
 
     Raises TaskError for what the task declares, DataError for samples and labels.
     """
+    check_samples(task)
+    splits = dict(_splits(task))
+    warnings = []
+    for name, split in splits.items():
+        if name != "unlabelled":
+            check_labels(f"task {task.name!r}, {name}", split, task)
+            warnings += missing_classes(task, name, split)
+    return (*warnings, *_check_overlaps(task, splits))
+
+
+def unlabelled_splits(task: Task) -> dict[str, Split]:
+    """Return those of train, validation and test that have no labels, by name."""
+    splits = {"train": task.train, "validation": task.validation, "test": task.test}
+    return {k: s for k, s in splits.items() if isinstance(s, Split) and s.labels is None}
+
+
+def check_samples(task: Task) -> None:
+    """Check what a task declares and its samples, whatever their labels; raise as `check_task`."""
     _check_declarations(task)
     splits = dict(_splits(task))
     for name, split in splits.items():
@@ -56,12 +74,6 @@ def check_task(task: Task) -> tuple[str, ...]:
     _check_class_names(task)
     _check_normalization(task)
     _check_tokenizer(task)
-    warnings = []
-    for name, split in splits.items():
-        if name != "unlabelled":
-            check_labels(f"task {task.name!r}, {name}", split, task)
-            warnings += missing_classes(task, name, split)
-    return (*warnings, *_check_overlaps(task, splits))
 
 
 def check_teacher_outputs(task: Task, logits: NDArray[Any]) -> None:
