@@ -1,10 +1,10 @@
 """Prune eleven architectures at random; rebuild each in another process; export each to ONNX.
 
-    python benchmarks/pruning/plans.py [--prunings 100] [--out FOLDER]
+    python benchmarks/pruning/plans.py [--prunings 100] [--out FOLDER] [--figures FILE]
 
 A rebuilt network is the original, its plan and its weights; it must answer with the same bits, and
-the exported model with the same numbers to 1e-4 of the largest. Prints a table, writes
-`plans.jsonl` beside this file, and exits with 1 when any of it fails.
+the exported model with the same numbers to 1e-4 of the largest. Prints a table, writes a line a
+pruning to FILE (`plans.jsonl` beside this file), and exits with 1 when any of it fails.
 """
 
 from __future__ import annotations
@@ -157,7 +157,8 @@ def table(found: Sequence[Outcome]) -> str:
 def main() -> int:
     parser = argparse.ArgumentParser()
     parser.add_argument("--prunings", type=int, default=100)
-    parser.add_argument("--out", type=Path)
+    parser.add_argument("--out", type=Path, help="keep plans, weights and models there")
+    parser.add_argument("--figures", type=Path, default=Path(__file__).with_name("plans.jsonl"))
     parser.add_argument("--rebuild", nargs="+", help=argparse.SUPPRESS)
     given = parser.parse_args()
     torch.set_num_threads(1)  # sums in one order, in both processes
@@ -168,8 +169,7 @@ def main() -> int:
     jobs = [(names[i % len(names)], i) for i in range(given.prunings)]
     with tempfile.TemporaryDirectory() as temporary:
         found = list(outcomes(jobs, given.out or Path(temporary)))
-    kept = Path(__file__).with_name("plans.jsonl")
-    kept.write_text("".join(f"{json.dumps(asdict(outcome))}\n" for outcome in found))
+    given.figures.write_text("".join(f"{json.dumps(asdict(outcome))}\n" for outcome in found))
     print(table(found))
     refusals = sum(o.refusals for o in found)
     print(f"\n{len(found)} prunings; {refusals} random settings were refused: nothing would go")

@@ -97,12 +97,13 @@ def groups_of(
             whole[paths[root]] = "makes an output"
         elif any(node.module is part for node in cut for part in spared):
             whole[paths[root]] = "is in prune.ignore"
-        elif not _is_sound(graph, group):
+        elif not _is_sound(graph, group) or not (together := _together(graph, root)):
             whole[paths[root]] = "has channels that torch-pruning cannot follow"
         elif _multiplies(group) and not heads and not _tells_parts(group):
             whole[paths[root]] = "is an attention whose number of heads is not told"
         else:
             width, parts = graph.get_out_channels(root), _parts(graph, group, heads)
+            parts = lcm(parts, together)
             kind = tuple(_kinds(graph, group))
             cuttable.append(Coupled(paths[root], root, width, parts, heads, kind, group))
     return Groups(tuple(cuttable), whole)
@@ -131,6 +132,11 @@ def cut_(module: nn.Module, graph: DependencyGraph, one: Coupled, channels: Sequ
     pruner = graph.get_pruner_of_module(one.layer)
     with torch.no_grad(), torch_pruning_at_work(module):
         group = graph.get_pruning_group(one.layer, pruner.prune_out_channels, list(channels))
+        if set(group[0].idxs) != set(channels):
+            raise PruningError(
+                f"cutting channels of {one.path!r} would take others of its own along; name it in "
+                "prune.ignore"
+            )
         group.prune(record_history=False)
 
 
@@ -154,6 +160,18 @@ def _is_sound(graph: DependencyGraph, group: Any) -> bool:
             if width is not None and max(indices) >= width:
                 return False
     return True
+
+
+def _together(graph: DependencyGraph, root: nn.Module) -> int:
+    """Return how many evenly spaced channels of a layer go with its first; 0 where not even.
+
+    A gate that multiplies one half of a layer's channels with the other makes two.
+    """
+    make = graph.get_pruner_of_module(root).prune_out_channels
+    first = sorted(graph.get_pruning_group(root, make, [0])[0].idxs)
+    width, count = graph.get_out_channels(root), len(first)
+    even = width % count == 0 and first == list(range(0, width, width // count))
+    return count if even else 0
 
 
 def _multiplies(group: Any) -> bool:

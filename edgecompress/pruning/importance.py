@@ -81,6 +81,7 @@ def differentiate_(
     """
     if not losses:
         return
+    module.zero_grad(set_to_none=True)
     squares: dict[str, Tensor] = {}
     for loss in losses:
         value = loss(module)

@@ -39,7 +39,8 @@ class Slices:
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return the slices of a parameter or its gradient, one row each."""
-        return tensor.index_select(self.axis, self.index).movedim(self.axis, 0).flatten(1)
+        rows = tensor.index_select(self.axis, self.index).movedim(self.axis, 0)
+        return rows.reshape(len(self.index), -1)
 
     def add_(self, gradient: Tensor, weight: Tensor, factors: Tensor) -> None:
         """Add `factors`, one a unit, times the weights to the gradient."""

@@ -106,10 +106,9 @@ def _kept_together(scope: Sequence[Ranked], left: float) -> dict[str, float]:
     surplus = sum(kept.values()) - left
     owners = [r for r in scope for _ in r.scores]
     for index in torch.argsort(torch.cat([r.scores for r in scope]), stable=True).tolist():
-        if surplus < owners[index].unit:
-            break
-        kept[owners[index].one.path] -= owners[index].unit
-        surplus -= owners[index].unit
+        if surplus >= owners[index].unit:
+            kept[owners[index].one.path] -= owners[index].unit
+            surplus -= owners[index].unit
     return kept
 
 
