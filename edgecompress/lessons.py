@@ -226,10 +226,10 @@ class DistillSettings(TrainSettings):
         description="Divide the teacher's logits by the one temperature that makes its certainty "
         "honest on validation; auto: where held-out folds gain by it beyond noise.",
     )
-    narrow_by: Literal["projection", "pca"] | None = Field(
-        default=None,
+    narrow_by: Literal["projection", "pca"] = Field(
+        default="projection",
         description="For a student whose embeddings are narrower than those it learns from: it is "
-        "taught behind a projection that stays behind, or the embeddings are reduced by PCA.",
+        "taught in front of a projection that stays behind, or the embeddings are reduced by PCA.",
     )
     features: FeatureSettings | None = Field(
         default=None,

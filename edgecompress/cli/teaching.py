@@ -7,6 +7,7 @@ from pathlib import Path
 from edgecompress.cli.data import Samples
 from edgecompress.cli.show import progress
 from edgecompress.pipeline.candidates import teacher_score
+from edgecompress.pipeline.narrowing import narrowed
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.training import obtain_teacher
 from edgecompress.recipe import Recipe
@@ -21,6 +22,7 @@ def task_samples(recipe: Recipe, out: Path, trust_code: bool) -> Samples:
         progress() as shown,
         open_run(recipe, out, RunOptions(None, trust_code, shown.say, shown.tick)) as run,
     ):
+        run, teacher = narrowed(run, obtain_teacher(run))
         test, metric = run.task.test, run.task.metric
-        teacher = teacher_score(run, obtain_teacher(run), "test")
-        return Samples(f"task {run.task.name!r}", test.inputs, test.labels, metric, teacher)
+        score = teacher_score(run, teacher, "test")
+        return Samples(f"task {run.task.name!r}", test.inputs, test.labels, metric, score)

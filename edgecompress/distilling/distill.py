@@ -7,7 +7,7 @@ from dataclasses import dataclass, replace
 from torch import nn
 
 from edgecompress.distilling.arms import TrainedArm, contest, train_arm
-from edgecompress.distilling.beginnings import Student, born_again
+from edgecompress.distilling.beginnings import Student, begun, born_again
 from edgecompress.distilling.certainty import calibrated, certainty_of
 from edgecompress.distilling.choice import DISTILLED
 from edgecompress.distilling.inspecting import (
@@ -20,7 +20,9 @@ from edgecompress.distilling.kinds import form_of
 from edgecompress.distilling.labelling import labelled_by
 from edgecompress.distilling.loop import Bench
 from edgecompress.distilling.losses import Loss
+from edgecompress.distilling.narrowing import reduced
 from edgecompress.distilling.rules import settled
+from edgecompress.distilling.scoring import forward
 from edgecompress.errors import TaskError
 from edgecompress.recipe import DistillSettings
 from edgecompress.records import Evaluation, TeacherScore, Trial
@@ -85,6 +87,9 @@ def distill(
     check_teacher_outputs(task, outputs)
     asked = calibrated(asked, certainty_of(task, outputs), settings)
     start = _start(student, asked, settings)
+    if settings.narrow_by == "pca":
+        width = forward(begun(start, bench.seed), task.example_inputs()).shape[1]
+        task, asked = reduced(task, asked, width)
 
     def train(name: str, lesson: DistillSettings, seed: int, kept: str = "") -> TrainedArm:
         place = replace(bench, seed=seed).keeping(kept or f"{name}-{seed}")

@@ -6,11 +6,12 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from torch import Tensor
+from torch import Tensor, nn
 
 from edgecompress.distilling.hints import Answer, Hints
 from edgecompress.distilling.kinds import Aim, hard_part, soft_part
 from edgecompress.distilling.losses import Loss
+from edgecompress.distilling.narrowing import widened
 from edgecompress.distilling.soft_targets import SoftTargets
 from edgecompress.distilling.views import Views
 from edgecompress.errors import TrainingError
@@ -51,6 +52,16 @@ class Lesson:
     def kind(self) -> Kind:
         """Return the kind of the task."""
         return self.aim.kind
+
+    def pupil(self, student: nn.Module, inputs: Mapping[str, Tensor]) -> nn.Module:
+        """Return the student with all that learns beside it and stays behind when it ships.
+
+        `inputs` are a few samples that show the shapes.
+        """
+        pupil = self.hints.pupil(student, inputs) if self.hints is not None else student
+        if self.kind != "embedding":
+            return pupil
+        return widened(pupil, self.views.labels.shape[1], inputs, self.views.seed)
 
     def word(self, view: int, rows: Tensor, inputs: Mapping[str, Tensor]) -> Answer | None:
         """Return what the teacher says of `rows` of a view, whose `inputs` are given."""

@@ -140,9 +140,9 @@ class _Trainer:
         if bench.mode.channels_last:
             module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         require_trainable(module)
-        # With hints, what learns is the student and the projections beside it.
-        hints, first = lesson.hints, lesson.views.samples.slice(slice(0, PROBE_SAMPLES))
-        self.student, self.module = module, hints.pupil(module, first) if hints else module
+        # What learns is the student, and projections beside it where the lesson has some.
+        first = lesson.views.samples.slice(slice(0, PROBE_SAMPLES))
+        self.student, self.module = module, lesson.pupil(module, first)
         self.prepared = self.accelerator.prepare(self.module)
         self.optimizer = make_optimizer(self.module, settings)
         self.learning = [p for p in self.module.parameters() if p.requires_grad]

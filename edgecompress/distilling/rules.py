@@ -102,8 +102,8 @@ def _refuse_certainty(where: str, kind: Kind, settings: DistillSettings) -> None
 
 
 def _require_narrowing(where: str, task: Task, settings: DistillSettings) -> None:
-    if settings.narrow_by is not None and task.kind != "embedding":
+    if settings.narrow_by == "pca" and task.kind != "embedding":
         raise RecipeError(
-            f"{where}.narrow_by: given \"{settings.narrow_by}\", which is for kind 'embedding', "
-            f"but the task's kind is {task.kind!r}; remove it"
+            f"{where}.narrow_by: given \"pca\", which is for kind 'embedding', but the task's kind "
+            f"is {task.kind!r}; remove it"
         )

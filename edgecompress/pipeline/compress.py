@@ -12,6 +12,7 @@ from edgecompress.pipeline.candidates import (
     teacher_candidate,
 )
 from edgecompress.pipeline.delivery import deliver
+from edgecompress.pipeline.narrowing import narrowed
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.students import find_student
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
@@ -34,7 +35,7 @@ def compress(
     the place of the one that the recipe names. Raises the errors of `edgecompress.errors`.
     """
     with open_run(recipe, Path(out), options, task) as run:
-        teacher = obtain_teacher(run)
+        run, teacher = narrowed(run, obtain_teacher(run))
         found = find_student(run, profile, teacher)
         student = train_student(run, teacher, found)
         pruned = prune_student(run, student, teacher)

@@ -8,6 +8,7 @@ from typing import Literal
 
 from edgecompress.errors import RecipeError
 from edgecompress.pipeline.candidates import export_network
+from edgecompress.pipeline.narrowing import narrowed
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.students import find_student
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
@@ -35,7 +36,7 @@ def run_until(stage: StageName, recipe: Recipe, out: Path, options: RunOptions) 
     if stage != "export" and getattr(recipe, stage) is None:
         raise RecipeError(f"recipe: has no [{stage}] section, nothing to do; add one")
     with open_run(recipe, out, options) as run:
-        teacher = obtain_teacher(run)
+        run, teacher = narrowed(run, obtain_teacher(run))
         found = find_student(run, None, teacher)
         student = train_student(run, teacher, found)
         pruned = prune_student(run, student, teacher) if stage != "distill" else None

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from edgecompress.distilling.beginnings import Student, begun, born_again
 from edgecompress.distilling.certainty import certainty_of
 from edgecompress.distilling.checkpoint import save_weights, weights_digest
+from edgecompress.distilling.features import relational_loss
 from edgecompress.distilling.kinds import Aim, aim_of, form_of, hard_part, to_labels
 from edgecompress.distilling.loop import logits_of
 from edgecompress.distilling.scoring import forward
@@ -187,7 +188,10 @@ def _loss_batches(run: Run) -> Iterator[Callable[[nn.Module], Tensor]]:
 
 
 def _batch_loss(aim: Aim, inputs: dict[str, Tensor], labels: Tensor, module: nn.Module) -> Tensor:
-    return hard_part(aim, logits_of(module(*inputs.values())), labels)
+    answers = logits_of(module(*inputs.values()))
+    if aim.kind == "embedding" and answers.shape[1] < labels.shape[1]:
+        return relational_loss(answers, labels)  # the projection that it learned with is gone
+    return hard_part(aim, answers, labels)
 
 
 def _batches(run: Run) -> Iterator[Split]:

@@ -17,6 +17,7 @@ from edgecompress.errors import DataError, TaskError, TeacherError
 from edgecompress.settings import did_you_mean
 from edgecompress.store import row_digests
 from edgecompress.tasks.metrics import first_non_finite
+from edgecompress.tasks.scores import NEIGHBOURS
 from edgecompress.tasks.skill import check_skill
 from edgecompress.tasks.targets import (
     check_kind,
@@ -116,11 +117,21 @@ def check_network(task: Task, network: str, output_shape: tuple[int, ...], sampl
     expected = output_shape_of(task, samples)
     if tuple(output_shape) == expected:
         return
+    narrower = task.kind == "embedding" and network != "teacher" and len(output_shape) == 2
+    narrower = narrower and output_shape[0] == samples and 0 < output_shape[1] < expected[1]
+    if narrower and task.metric is NEIGHBOURS:
+        return
     error = TeacherError if network == "teacher" else TaskError
     raise error(
         f"task {task.name!r}, {network}: output shape {tuple(output_shape)} for {samples} samples; "
-        f"expected {expected}, {one_output_for_each(task)}"
+        f"expected {expected}, {one_output_for_each(task)}{_NARROWER if narrower else ''}"
     )
+
+
+_NARROWER = (
+    "; of a narrower student take metric = NEIGHBOURS, which compares vectors of any width, or "
+    '[distill] narrow_by = "pca"'
+)
 
 
 def _check_declarations(task: Task) -> None:

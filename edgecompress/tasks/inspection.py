@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 
 from edgecompress.records import Kind
 from edgecompress.tasks.metrics import calibration_gap, log_softmax
+from edgecompress.tasks.scores import NEIGHBOURS
 from edgecompress.tasks.task import IGNORED
 
 Floats = NDArray[np.float64]
@@ -49,6 +50,8 @@ def sample_losses(kind: Kind, outputs: NDArray[Any], labels: NDArray[Any]) -> Fl
             return _means(np.square(_rows(outputs) - _rows(labels)))
         case "embedding":
             one, other = _rows(outputs), _rows(labels)
+            if one.shape != other.shape:  # a narrower student: of the same neighbours, or not
+                return 1.0 - NEIGHBOURS.per_sample(one, other)
             lengths = np.linalg.norm(one, axis=1) * np.linalg.norm(other, axis=1)
             angles: Floats = 1.0 - (one * other).sum(axis=1) / np.maximum(lengths, 1e-12)
             return angles

@@ -15,6 +15,9 @@ from numpy.typing import NDArray
 from edgecompress.records import Kind
 from edgecompress.tasks.task import ACCURACY, IGNORED, Metric
 
+NEAREST = 10
+ROWS_AT_ONCE = 256
+
 Floats = NDArray[np.float64]
 
 
@@ -79,6 +82,39 @@ def _cosine(outputs: NDArray[Any], labels: NDArray[Any]) -> Floats:
     return cosines
 
 
+def _neighbours_kept(outputs: NDArray[Any], labels: NDArray[Any]) -> Floats:
+    """Return the share of each sample's nearest by label that are nearest by output too.
+
+    Nearest by cosine among all samples scored, ten or as many as there are. The widths may differ,
+    for each side is compared with itself alone.
+    """
+    ours, theirs = _directions(outputs), _directions(labels)
+    count = min(NEAREST, len(ours) - 1)
+    if not count:
+        return np.ones(len(ours))
+    kept = np.empty(len(ours))
+    for start in range(0, len(ours), ROWS_AT_ONCE):
+        near = [_nearest(side, start, count) for side in (ours, theirs)]
+        kept[start : start + ROWS_AT_ONCE] = (near[0] & near[1]).sum(axis=1) / count
+    return kept
+
+
+def _nearest(directions: Floats, start: int, count: int) -> NDArray[np.bool_]:
+    """Return which samples are the nearest to those of some rows, (rows, samples)."""
+    alike = directions[start : start + ROWS_AT_ONCE] @ directions.T
+    rows = np.arange(len(alike))
+    alike[rows, rows + start] = -np.inf
+    near = np.zeros(alike.shape, dtype=bool)
+    np.put_along_axis(near, np.argpartition(-alike, count - 1, axis=1)[:, :count], True, axis=1)
+    return near
+
+
+def _directions(vectors: NDArray[Any]) -> Floats:
+    rows = _rows(vectors)
+    lengths: Floats = np.linalg.norm(rows, axis=1, keepdims=True)
+    return rows / np.maximum(lengths, 1e-12)
+
+
 def _tokens_right(outputs: NDArray[Any], labels: NDArray[Any]) -> Floats:
     """Return the share of a sample's counting tokens that are right."""
     count = (labels != IGNORED).reshape(len(labels), -1)
@@ -99,6 +135,7 @@ RANKING_PRECISION = Metric("ranking precision", _ranking_precision)
 R2 = Metric("R2", _explained)
 ABSOLUTE_ERROR = Metric("absolute error", _absolute_error, higher_is_better=False)
 SQUARED_ERROR = Metric("squared error", _squared_error, higher_is_better=False)
+NEIGHBOURS = Metric("neighbours kept", _neighbours_kept)
 COSINE = Metric("cosine", _cosine)
 TOKEN_ACCURACY = Metric("token accuracy", _tokens_right)
 
@@ -107,7 +144,7 @@ METRICS: Mapping[Kind, tuple[Metric, ...]] = {
     "binary": (BINARY_ACCURACY,),
     "multilabel": (SAMPLE_F1, LABEL_ACCURACY, RANKING_PRECISION),
     "regression": (R2, ABSOLUTE_ERROR, SQUARED_ERROR),
-    "embedding": (COSINE, SQUARED_ERROR),
+    "embedding": (COSINE, SQUARED_ERROR, NEIGHBOURS),
     "tokens": (TOKEN_ACCURACY,),
 }
 """Which metrics suit which kind of task; the first is the one to begin with."""

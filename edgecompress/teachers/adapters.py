@@ -34,6 +34,7 @@ from edgecompress.teachers.mixtures import (
 from edgecompress.teachers.onnx_files import onnx_teacher
 from edgecompress.teachers.out_of_fold import OutOfFold, OutOfFoldTeacher, out_of_fold_teacher
 from edgecompress.teachers.protocol import Teacher, column_order, named, reason
+from edgecompress.teachers.reduced import ReducedTeacher
 from edgecompress.teachers.stored import StoredTargets, StoredTeacher, stored_teacher
 
 _OF_TOKENS = "ForTokenClassification"
@@ -162,6 +163,8 @@ def fingerprint(teacher: Teacher) -> str:
             return teacher.fingerprint
         case EnsembleTeacher() | SubsetTeacher():
             return "".join(map(fingerprint, teacher.members))
+        case ReducedTeacher():
+            return fingerprint(teacher.inner) + teacher.reduction.fingerprint
         case _:
             return ""
 
@@ -171,7 +174,7 @@ def stored_parts(teacher: Teacher) -> Iterator[StoredTeacher]:
     match teacher:
         case StoredTeacher():
             yield teacher
-        case CheckedTeacher():
+        case CheckedTeacher() | ReducedTeacher():
             yield from stored_parts(teacher.inner)
         case EnsembleTeacher() | SubsetTeacher():
             for member in teacher.members:
