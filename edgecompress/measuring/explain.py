@@ -66,7 +66,7 @@ def _profile(model: OnnxModel, inputs: Arrays, threads: int, folder: Path) -> Pr
         "names": list(inputs),
         "seconds": PROFILE_S,
     }
-    return read_profile(_child("profiling_child.py", model, request, threads, folder))
+    return read_profile(ask_child("profiling_child.py", model, request, threads, folder))
 
 
 def read_profile(told: Mapping[str, Any]) -> Profile:
@@ -113,7 +113,7 @@ def _trials(
         "questions": [[asdict(layer) for layer in q.variants.values()] for q in asked],
         "seconds": TRIALS_S,
     }
-    told = _child("trial_child.py", model, request, threads, folder)
+    told = ask_child("trial_child.py", model, request, threads, folder)
     return tuple(
         Answer(
             question.nodes,
@@ -127,7 +127,7 @@ def _trials(
     )
 
 
-def _child(
+def ask_child(
     file: str, model: OnnxModel, request: Mapping[str, Any], threads: int, folder: Path
 ) -> dict[str, Any]:
     """Return the answer of one fresh child, pinned to the last cores."""
