@@ -9,18 +9,22 @@ import blobs
 import jsonschema
 import pytest
 import torch
+from torch import nn
 
 from edgecompress.errors import RecipeError, TaskError
 from edgecompress.pipeline import students
 from edgecompress.pipeline.compress import compress
+from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.run import RunOptions
-from edgecompress.pipeline.students import problem_of_task
+from edgecompress.pipeline.students import Nursery, problem_of_task
 from edgecompress.profiles import Profile
 from edgecompress.recipe import Recipe, load_recipe
 from edgecompress.records import StudentSpec
 from edgecompress.report.document import report_json, report_schema
 from edgecompress.report.record import load_record, save_record
+from edgecompress.students.image import ResidualNet
 from edgecompress.students.ladder import ladder
+from edgecompress.tasks.task import Split
 
 TASK = replace(blobs.task(), student=None)
 PLENTY = {"latency_ms.p95": 1e5, "model_size_mb": 1e5}
@@ -113,24 +117,60 @@ def test_a_name_of_no_student_is_refused(tmp_path, student, words):
 class _Run:
     """Stand in for a run that has not begun."""
 
-    def __init__(self, asked: Recipe, task=TASK) -> None:
-        self.recipe, self.task = asked, task
+    def __init__(self, asked: Recipe | None = None, task=TASK) -> None:
+        self.recipe, self.task, self.store, self.heard = asked, task, self, []
+
+    def say(self, text: str) -> None:
+        self.heard.append(text)
+
+
+STRANGER = TeacherInHand(None, "")  # no torch module
 
 
 def test_without_a_profile_there_is_no_budget_to_find_a_student_for(tmp_path):
     with pytest.raises(RecipeError, match='"auto" is found for the budgets of a device'):
-        students.find_student(_Run(recipe(tmp_path, "auto")), None, None)
-    found = students.find_student(_Run(recipe(tmp_path, "ds_cnn-w0.5-d1")), None, None)
+        students.find_student(_Run(recipe(tmp_path, "auto")), None, STRANGER)
+    found = students.find_student(_Run(recipe(tmp_path, "ds_cnn-w0.5-d1")), None, STRANGER)
     assert found.choice.reason == "ds_cnn-w0.5-d1: the student that the recipe names"
     assert sum(p.numel() for p in found.start().parameters()) > 1000
-    assert students.find_student(_Run(recipe(tmp_path, "task")), None, None) is None
+    assert students.find_student(_Run(recipe(tmp_path, "task")), None, STRANGER) is None
 
 
 @pytest.mark.parametrize("student", ["tabular_net", "tabular_net-w1-d1"])
 def test_a_family_for_other_inputs_is_refused(tmp_path, student):
-    words = "given family tabular_net, but task 'blobs' has image inputs; expected one of resnet8, "
+    words = (
+        "given family tabular_net, but task 'blobs' has image inputs and a teacher that is no "
+        "torch module; expected one of resnet8, ds_cnn, mobilenet_v1$"
+    )
     with pytest.raises(RecipeError, match=words):
-        students.find_student(_Run(recipe(tmp_path, student)), here(), None)
+        students.find_student(_Run(recipe(tmp_path, student)), here(), STRANGER)
+
+
+def test_students_are_cut_out_of_a_teacher_with_its_weights():
+    torch.manual_seed(0)
+    network = ResidualNet(1, 3, widths=(32,), blocks=(1,))
+    teacher = TeacherInHand(None, "", Network("teacher", network, ""))
+    run = _Run()
+    cut = Nursery(run, problem_of_task(TASK), teacher).students("cut_teacher")
+    half = cut[StudentSpec("cut_teacher", 0.5)]
+    assert half.head.weight.shape == (3, 16)
+    kept = [column.tolist() for column in network.head.weight.T]
+    assert all(column.tolist() in kept for column in half.head.weight.T)
+    assert network.head.weight.shape == (3, 32)
+    again = Nursery(run, problem_of_task(TASK), teacher).start(StudentSpec("cut_teacher", 0.5))
+    assert torch.equal(again.head.weight, half.head.weight)
+
+
+def test_a_teacher_that_cannot_be_cut_offers_no_students():
+    teacher = TeacherInHand(None, "", Network("teacher", nn.Linear(64, 3), ""))
+    task = replace(TASK, **{s: flat(getattr(TASK, s)) for s in ("train", "validation", "test")})
+    run = _Run(task=task)
+    assert Nursery(run, problem_of_task(task), teacher).students("cut_teacher") == {}
+    assert run.heard[0].startswith("students: cut_teacher-w0.25-d1 left out: ")
+
+
+def flat(split: Split) -> Split:
+    return replace(split, inputs={"x": split.inputs["image"].reshape(len(split), -1)})
 
 
 def test_no_family_answers_for_each_token():

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -77,16 +78,15 @@ def students(  # noqa: PLR0913 - each is an option of the command line
         )
 
     from edgecompress.cli.offers import offers_json, offers_table
-    from edgecompress.pipeline.students import student_offers
+    from edgecompress.pipeline.offers import student_offers
     from edgecompress.recipe import QuantizeSettings, Recipe
-    from edgecompress.students.ladder import ladder
+    from edgecompress.students.ladder import build, ladder
 
     problem = _problem(kind, sizes, classes, tuple(vocabulary or ()))
     int8 = QuantizeSettings() if "int8" in device.runtime.fast_formats else None
+    offered = {spec: partial(build, spec, problem) for spec in ladder(problem, most=limit)}
     with progress() as shown:
-        offers = student_offers(
-            ladder(problem, most=limit), problem, device, Recipe(quantize=int8), shown.tick
-        )
+        offers = student_offers(offered, problem, device, Recipe(quantize=int8), shown.tick)
     if plot is not None:
         _draw(offers, plot)
     emit_json(offers_json(offers, problem, device)) if as_json else emit(offers_table(offers))

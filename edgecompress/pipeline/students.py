@@ -2,75 +2,59 @@
 
 from __future__ import annotations
 
-import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict, dataclass
 from functools import partial
-from pathlib import Path
-from typing import get_args
 
-import numpy as np
-import torch
-from torch import nn
-
+from edgecompress.distilling.beginnings import Student
 from edgecompress.distilling.choice import DISTILLED
 from edgecompress.distilling.tuning import EPOCHS_RATIO
-from edgecompress.errors import RecipeError, TaskError
-from edgecompress.exporting.onnx import export
-from edgecompress.measuring.features import read_features
+from edgecompress.distilling.views import tensors
+from edgecompress.errors import PruningError, RecipeError, TaskError
 from edgecompress.measuring.host import describe_host
-from edgecompress.measuring.latency import measure
-from edgecompress.measuring.predict import predict
 from edgecompress.pipeline.arms import Course
-from edgecompress.pipeline.candidates import for_device
 from edgecompress.pipeline.networks import TeacherInHand
+from edgecompress.pipeline.offers import student_offers
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
-from edgecompress.quantizing.schemes import quantize
-from edgecompress.recipe import DistillSettings, MeasureSettings, Recipe
+from edgecompress.pruning.prune import prune
+from edgecompress.recipe import DistillSettings, PruneSettings
 from edgecompress.records import (
     Family,
-    Measurement,
-    OnnxModel,
     StudentChoice,
     StudentOffer,
     StudentSpec,
     StudentTrial,
-    Verdict,
 )
-from edgecompress.runtime import Arrays
-from edgecompress.search.students import Design, Services, finalists, judge_students, nearest
+from edgecompress.search.students import finalists, nearest
 from edgecompress.store import StageCode, digest_of
 from edgecompress.students.ladder import (
     Problem,
     build,
     families_for,
+    grid,
     ladder,
-    parameter_count,
     problem_of,
 )
 from edgecompress.tasks.targets import output_shape_of
 from edgecompress.tasks.task import Task
-from edgecompress.verdict import Evidence, decided, judge
 
 STUDENTS = StageCode(
     "students",
-    ("search", "students", "exporting", "quantizing", "measuring", "bounds.py", "verdict.py"),
-    ("torch", "onnx", "onnxscript", "onnxruntime", "numpy"),
+    (
+        *("search", "students", "pruning", "exporting", "quantizing", "measuring"),
+        *("bounds.py", "verdict.py"),
+    ),
+    ("torch", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy"),
 )
 FINALISTS = 3  # that fit and are distilled for a while
-CALIBRATION = 16  # samples: an untrained network's ranges mean nothing, nor do they cost anything
-SHORT_S = 0.1
-"""Seconds that each process measures in the first turn."""
-
-Tick = Callable[[str, int, int], None]
 
 
 @dataclass(frozen=True)
 class Found:
     """Hold the student that goes on, how it begins, and how it was found."""
 
-    start: Callable[[], nn.Module]
+    start: Student
     choice: StudentChoice
 
 
@@ -84,21 +68,76 @@ def find_student(run: Run, profile: Profile | None, teacher: TeacherInHand) -> F
     settings = run.recipe.distill
     if settings is None or settings.student in ("task", "teacher"):
         return None
-    problem = problem_of_task(run.task)
-    if (named := StudentSpec.named(settings.student)) is not None:
-        _check_family(named.family, problem, run.task)
+    asked, nursery = settings.student, Nursery(run, problem_of_task(run.task), teacher)
+    if (named := StudentSpec.named(asked)) is not None:
+        nursery.check(named.family)
         choice = StudentChoice(named, (), (), f"{named.label}: the student that the recipe names")
-        return Found(partial(build, named, problem), choice)
+        return Found(nursery.start(named), choice)
     if profile is None:
         raise RecipeError(
-            f'recipe: distill.student = "{settings.student}" is found for the budgets of a device, '
-            "which this command does not know; use `edgecompress run --profile NAME`, or give the "
-            "label of a student that `edgecompress students` lists"
+            f'recipe: distill.student = "{asked}" is found for the budgets of a device, which this '
+            "command does not know; use `edgecompress run --profile NAME`, or give the label of a "
+            "student that `edgecompress students` lists"
         )
-    offers = _offers(run, profile, problem, settings.student)
-    choice = _chosen(run, teacher, problem, offers, settings)
+    students = nursery.students(asked)
+    offers = _offers(nursery, profile, students)
+    choice = _chosen(nursery, students, offers, settings)
     run.store.say(f"students: {choice.reason}")
-    return Found(partial(build, choice.spec, problem), choice)
+    return Found(students[choice.spec], choice)
+
+
+@dataclass(frozen=True)
+class Nursery:
+    """Make students for a run's task: grown from a family, or cut out of the teacher."""
+
+    run: Run
+    problem: Problem
+    teacher: TeacherInHand
+
+    @property
+    def families(self) -> tuple[Family, ...]:
+        """Return the families that suit the task."""
+        cut: tuple[Family, ...] = ("cut_teacher",) if self.teacher.network else ()
+        return (*families_for(self.problem), *cut)
+
+    def check(self, family: str) -> None:
+        """Raise RecipeError for a family that does not suit the task."""
+        if family not in self.families:
+            teacher = "a torch module" if self.teacher.network else "no torch module"
+            raise RecipeError(
+                f"recipe: distill.student: given family {family}, but task {self.run.task.name!r} "
+                f"has {self.problem.modality} inputs and a teacher that is {teacher}; expected one "
+                f"of {', '.join(self.families)}"
+            )
+
+    def students(self, asked: str) -> Mapping[StudentSpec, Student]:
+        """Return how each student of a family begins, or of all that suit; sorted by size.
+
+        A teacher that cannot be cut offers none.
+        """
+        if asked != "auto":
+            self.check(asked)
+        wanted = [family for family in self.families if asked in (family, "auto")]
+        grown = [family for family in wanted if family != "cut_teacher"]
+        found: dict[StudentSpec, Student] = {}
+        for spec in (
+            *(ladder(self.problem, grown) if grown else ()),
+            *(grid(["cut_teacher"]) if "cut_teacher" in wanted else ()),
+        ):
+            try:
+                found[spec] = self.start(spec)
+            except PruningError as error:
+                self.run.store.say(f"students: {spec.label} left out: {error}")
+        return found
+
+    def start(self, spec: StudentSpec) -> Student:
+        """Return how a student begins: with weights drawn from the seed, or with the teacher's."""
+        if spec.family != "cut_teacher":
+            return partial(build, spec, self.problem)
+        assert self.teacher.network is not None  # else the family does not suit
+        settings = PruneSettings(pruning_ratio=1 - spec.width, importance="l2")
+        inputs = tensors(self.run.task.example_inputs(2))
+        return prune(self.teacher.network.module, inputs, settings).module
 
 
 def problem_of_task(task: Task) -> Problem:
@@ -115,24 +154,16 @@ def problem_of_task(task: Task) -> Problem:
     return problem_of(inputs, output_shape_of(task, 1)[1], vocabularies)
 
 
-def _check_family(family: Family, problem: Problem, task: Task) -> None:
-    if family not in (suiting := families_for(problem)):
-        raise RecipeError(
-            f"recipe: distill.student: given family {family}, but task {task.name!r} has "
-            f"{problem.modality} inputs; expected one of {', '.join(suiting)}"
-        )
-
-
-def _offers(run: Run, profile: Profile, problem: Problem, asked: str) -> tuple[StudentOffer, ...]:
+def _offers(
+    nursery: Nursery, profile: Profile, students: Mapping[StudentSpec, Student]
+) -> tuple[StudentOffer, ...]:
     """Return what the students cost, found out once for this machine, profile and settings."""
-    families = tuple(family for family in get_args(Family) if family == asked)
-    for family in families:
-        _check_family(family, problem, run.task)
-    specs = ladder(problem, families)
-    recipe = run.recipe
+    run, recipe = nursery.run, nursery.run.recipe
+    cut = any(spec.family == "cut_teacher" for spec in students)
     key = {
-        "specs": [spec.label for spec in specs],
-        "problem": asdict(problem),
+        "students": [spec.label for spec in students],
+        "teacher": nursery.teacher.digest if cut else None,
+        "problem": asdict(nursery.problem),
         "profile": digest_of(profile.model_dump(mode="json")),
         "host": describe_host().fingerprint,
         "export": recipe.export.model_dump(),
@@ -143,121 +174,39 @@ def _offers(run: Run, profile: Profile, problem: Problem, asked: str) -> tuple[S
         STUDENTS,
         tuple[StudentOffer, ...],
         key,
-        lambda folder: student_offers(specs, problem, profile, recipe, run.tick),
-        title=f"judge {len(specs)} untrained students",
+        lambda folder: student_offers(students, nursery.problem, profile, recipe, run.tick),
+        title=f"judge {len(students)} untrained students",
     )
 
 
 def _chosen(
-    run: Run,
-    teacher: TeacherInHand,
-    problem: Problem,
+    nursery: Nursery,
+    students: Mapping[StudentSpec, Student],
     offers: Sequence[StudentOffer],
     settings: DistillSettings,
 ) -> StudentChoice:
     """Return the best of the largest that fit, each distilled for a while."""
-    fitting = sum(offer.fits for offer in offers)
     tried = finalists(offers, FINALISTS)
     if not tried:
-        near = nearest(offers)
-        reason = f"none of {len(offers)} students is sure to fit; {near.spec.label} comes nearest"
-        return StudentChoice(near.spec, tuple(offers), (), reason)
-    short = settings.model_copy(
-        update={
-            "epochs": max(1, round(settings.epochs * EPOCHS_RATIO)),
-            **{"tune": 0, "seeds": (), "peers": False},
-        }
-    )
+        near = nearest(offers).spec
+        reason = f"none of {len(offers)} students is sure to fit; {near.label} comes nearest"
+        return StudentChoice(near, tuple(offers), (), reason)
+    epochs = max(1, round(settings.epochs * EPOCHS_RATIO))
+    short = settings.model_copy(update={"epochs": epochs, "tune": 0, "seeds": (), "peers": False})
     trials = []
-    for offer in tried if len(tried) > 1 else ():
-        start = partial(build, offer.spec, problem)
-        course = Course(run, f"trial-{offer.spec.label}", start, teacher.calibrated(short))
-        arm = course.arm(DISTILLED, short, run.recipe.seed)
-        trials.append(StudentTrial(offer.spec, arm.evaluation.metric))
+    for spec in [offer.spec for offer in tried] if len(tried) > 1 else ():
+        teacher = nursery.teacher.calibrated(short)
+        course = Course(nursery.run, f"trial-{spec.label}", students[spec], teacher)
+        arm = course.arm(DISTILLED, short, nursery.run.recipe.seed)
+        trials.append(StudentTrial(spec, arm.evaluation.metric))
     best = max(trials, key=_quality).spec if trials else tried[0].spec
-    reason = f"{best.label}: {fitting} of {len(offers)} students fit"
+    reason = f"{best.label}: {sum(o.fits for o in offers)} of {len(offers)} students fit"
     if trials:
         scores = ", ".join(f"{t.spec.label} {t.metric.value:.4f}" for t in trials)
-        name, epochs = trials[0].metric.name, short.epochs
-        reason += f"; of the largest, after {epochs} epochs, the best {name} ({scores})"
+        reason += f"; of the largest, after {epochs} epochs, the best {trials[0].metric.name}"
+        reason += f" ({scores})"
     return StudentChoice(best, tuple(offers), tuple(trials), reason)
 
 
 def _quality(trial: StudentTrial) -> float:
     return trial.metric.value if trial.metric.higher_is_better else -trial.metric.value
-
-
-def student_offers(
-    specs: Sequence[StudentSpec], problem: Problem, profile: Profile, recipe: Recipe, tick: Tick
-) -> tuple[StudentOffer, ...]:
-    """Return what these students would cost on the profile's device, and whether each fits.
-
-    Of the recipe, `[export]`, `[quantize]` and `[measure]` count: the files are those that a run
-    would make. Latency is measured on this host, or predicted for a device that is not here.
-    """
-    with tempfile.TemporaryDirectory(prefix="edgecompress-students-") as folder:
-        designs = []
-        for done, spec in enumerate(specs):
-            tick(f"exporting {spec.label}", done, len(specs))
-            designs.append(design_student(spec, problem, profile, recipe, Path(folder)))
-        return judge_students(designs, services(problem, profile, recipe, tick))
-
-
-def design_student(
-    spec: StudentSpec, problem: Problem, profile: Profile, recipe: Recipe, folder: Path
-) -> Design:
-    """Return an untrained student as ONNX files in `folder`: float, and int8 as the recipe asks."""
-    with torch.random.fork_rng(devices=[]):
-        torch.manual_seed(0)
-        network = build(spec, problem)
-    samples = problem.example(CALIBRATION)
-    model = export(network, samples, folder / f"{spec.label}.onnx", recipe.export)
-    files = {"fp32": model}
-    if recipe.quantize is not None:
-        asked = for_device(recipe.quantize, profile)
-        settings = asked.model_copy(
-            update={"calibration": "minmax", "calibration_samples": CALIBRATION}
-        )
-        made = quantize(model, samples, folder / spec.label, settings)
-        files |= {one.scheme: one.model for one in made if one.model is not None}
-    return Design(spec, parameter_count(network), files)
-
-
-def services(problem: Problem, profile: Profile, recipe: Recipe, tick: Tick) -> Services:
-    """Return how students are costed and judged on this profile."""
-    settings = recipe.measure or MeasureSettings()
-    one = problem.example(1)
-    inputs = {name: np.repeat(array, settings.batch, axis=0) for name, array in one.items()}
-    judged = partial(_judged, profile, settings)
-    return Services(
-        work=lambda models: read_features(models, dict.fromkeys(models, inputs)),
-        measure=partial(_measured, profile, settings, inputs, tick),
-        predict=lambda measurement, features: predict(measurement, profile, features),
-        judge=lambda model, measured, predicted: judged(Evidence(model, measured, predicted)),
-    )
-
-
-def _judged(profile: Profile, settings: MeasureSettings, evidence: Evidence) -> Verdict:
-    return judge(profile, evidence, looks=settings.processes)
-
-
-def _measured(
-    profile: Profile,
-    settings: MeasureSettings,
-    inputs: Arrays,
-    tick: Tick,
-    models: Mapping[str, OnnxModel],
-    carefully: bool,
-) -> Mapping[str, Measurement]:
-    """Measure with the recipe's looks until it is decided, or else in one short process each."""
-    settled = decided(profile, settings.processes)
-    short = settings.model_copy(update={"seconds_per_process": SHORT_S})
-    return measure(
-        models,
-        dict.fromkeys(models, inputs),
-        settings if carefully else short,
-        profile.runtime.threads,
-        None if carefully else 1,
-        (lambda label, found: settled(label, found[label])) if carefully else None,
-        lambda text: tick(text, 0, 0),
-    )

@@ -18,12 +18,17 @@ Family = Literal[
     "tabular_net",
     "hashed_bag",
     "text_encoder",
+    "cut_teacher",
 ]
 
 
 @dataclass(frozen=True)
 class StudentSpec:
-    """Name a student: a family of `students/`, its widths and numbers of blocks multiplied."""
+    """Name a student: a family of `students/`, its widths and numbers of blocks multiplied.
+
+    Of `cut_teacher`, the teacher itself with its weights, `width` is the share of channels that
+    stays.
+    """
 
     family: Family
     width: float = 1.0

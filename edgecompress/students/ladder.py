@@ -38,6 +38,7 @@ _LADDERS: Mapping[Family, tuple[tuple[float, ...], tuple[float, ...]]] = {
     "tabular_net": ((0.25, 0.5, 1.0, 2.0, 4.0, 8.0, 16.0), (0.5, 1.0, 2.0, 3.0)),
     "hashed_bag": ((0.25, 0.5, 1.0, 2.0, 4.0), (1.0, 2.0)),
     "text_encoder": ((0.5, 1.0, 1.5, 2.0, 3.0, 4.0), (0.5, 1.0, 2.0)),
+    "cut_teacher": ((0.25, 0.375, 0.5, 0.625, 0.75), (1.0,)),
 }
 """Multipliers of width and of depth that each family is offered with."""
 
@@ -134,7 +135,7 @@ def ladder(
     students those remain that are spread evenly over the sizes.
     """
     sizes: dict[object, tuple[int, StudentSpec]] = {}
-    for spec in _grid(families or families_for(problem)):
+    for spec in grid(families or families_for(problem)):
         network = shell(spec, problem)
         tensors = tuple((n, tuple(t.shape)) for n, t in network.state_dict().items())
         sizes.setdefault((spec.family, tensors), (parameter_count(network), spec))
@@ -169,12 +170,14 @@ def build(spec: StudentSpec, problem: Problem) -> nn.Module:
         case "sensor_net" | "audio_net":
             sequence = sensor_net if spec.family == "sensor_net" else audio_net
             return sequence(channels, classes, *sizes)
+        case "cut_teacher":
+            raise TaskError(f"student {spec.label}: is cut out of a teacher, and none is at hand")
     image = {"resnet8": resnet8, "ds_cnn": ds_cnn, "mobilenet_v1": mobilenet_v1}[spec.family]
     return image(channels, classes, *sizes)
 
 
-def _grid(families: Collection[Family]) -> Iterator[StudentSpec]:
-    """Yield the plain sizes first: of equal networks they give the name."""
+def grid(families: Collection[Family]) -> Iterator[StudentSpec]:
+    """Yield all students of these families, the plain ones first: of equal ones they name it."""
     for family in families:
         widths, depths = _LADDERS[family]
         pairs = sorted(product(depths, widths), key=lambda pair: pair[0] != 1.0)
