@@ -7,8 +7,9 @@ from dataclasses import replace
 
 import jsonschema
 import pytest
-from sample_report import passing, repeated
+from sample_report import evaluation, passing, repeated
 
+from edgecompress.records import Figures
 from edgecompress.report.document import report_json, report_schema
 from edgecompress.report.html import render_html
 from edgecompress.report.markdown import render_markdown
@@ -31,8 +32,7 @@ def test_arms_and_seeds_are_laid_out_beside_the_teacher() -> None:
     for line in (
         "| arm | seeds | accuracy on validation | NLL | calibration error |",
         "| agrees with the teacher | membership AUC |",
-        "| distilled (goes on) | 3 | 93.20 % ± 0.20 | 0.2100 | 0.0312 | 0.9600 "
-        "| 0.5570 (0.5410 to 0.5730) |",
+        "| distilled (goes on) | 3 | 93.20 % ± 0.20 | 0.2100 | 0.0312 | 0.9600 | 0.5570 |",
         "| teacher |  | 98.00 % | 0.0500 | 0.0312 | - | 0.5570 (0.5410 to 0.5730) |",
         "| distilled (goes on) | 2 | 93.40 % | 0.2200 | 0.0312 | 0.9600 |",
         "| distilled | 1 | 93.20 % | 0.2100 | 0.0312 | 0.9600 |",
@@ -47,3 +47,26 @@ def test_arms_and_seeds_are_laid_out_beside_the_teacher() -> None:
     assert "Arms of distill" in page
     assert len(re.findall(r"<text[^>]*>distilled</text>", page)) == 1  # three curves, one name
     assert render_text(found).count("distill: distillation") == 1  # one line, no table
+
+
+def test_labels_that_are_the_teachers_are_called_so() -> None:
+    told = repeated()
+    assert told.teacher is not None
+    perfect = replace(told.teacher, evaluation=evaluation(1.0, "validation"), trained_here=True)
+    line = "Every validation label is the teacher's own answer, so the scores are agreement with it"
+    text = render_markdown(replace(passing(), trainings=(replace(told, teacher=perfect),)))
+    assert line in text
+    assert "The teacher came trained" not in text
+    assert line not in render_markdown(replace(passing(), trainings=(told,)))
+
+
+def test_tasks_without_classes_have_dashes_for_what_they_lack() -> None:
+    told = repeated()
+    numbers = tuple(
+        replace(arm, figures=Figures(None, None, 0.9, 0.5, 0.4, 0.6)) for arm in told.arms
+    )
+    found = replace(passing(), trainings=(replace(told, arms=numbers),))
+    jsonschema.validate(report_json(found), report_schema())
+    text = render_markdown(found)
+    assert "| control | 3 | 90.20 % ± 0.20 | - | - | 0.9000 | 0.5000 |" in text
+    assert "| control | 0 | 90.00 % | - | - | 0.9000 | 0.5000 (0.4000 to 0.6000) |" in text

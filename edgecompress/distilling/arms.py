@@ -21,6 +21,7 @@ from edgecompress.distilling.choice import (
     PSEUDO,
     Contender,
     pick_arm,
+    quality,
 )
 from edgecompress.distilling.hints import Hints, require_torch
 from edgecompress.distilling.kinds import aim_of, answers_as_labels, labelled
@@ -50,6 +51,7 @@ class TrainedArm:
     curve: tuple[EpochPoint, ...]
     seed: int = 0
     figures: Figures | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
@@ -79,7 +81,8 @@ def contest(
     settings, trials = tuned(settings, lambda short: trial(short, seeds[0]))
     arms = tuple(train(name, settings, s) for s in seeds for name in arm_names(task, settings))
     winner, reason = pick_arm(arms)
-    return Contest(arms, winner, choice_in_words(trials) + reason, trials)
+    notes = dict.fromkeys(arm.note for arm in arms if arm.note)
+    return Contest(arms, winner, "; ".join((choice_in_words(trials) + reason, *notes)), trials)
 
 
 def arm_names(task: Task, settings: DistillSettings) -> tuple[str, ...]:
@@ -121,24 +124,20 @@ def train_arm(
         module = Pair(module, begun(student, bench.seed, peer=1))
     lesson = _lesson(name, task, settings, bench, teacher)
 
-    def validated(network: nn.Module) -> float:
-        return score(_better(network, task), task, "validation").metric.value
-
     with computing(bench.mode):
-        curve = train_(module, lesson, settings, validated, bench)
+        curve = train_(module, lesson, settings, lambda m: _judged(m, task)[1].metric.value, bench)
     module.to("cpu", memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     module.eval()
-    module = _better(module, task)
-    return TrainedArm(name, module, score(module, task, "validation"), curve, bench.seed)
+    kept, evaluation = _judged(module, task)
+    note = lesson.soft.note() if lesson.soft else ""
+    return TrainedArm(name, kept, evaluation, curve, bench.seed, note=note)
 
 
-def _better(network: nn.Module, task: Task) -> nn.Module:
-    """Return the better of two peers on validation, the first of equals; others as they are."""
-    if not isinstance(network, Pair):
-        return network
-    one, other = (score(p, task, "validation").metric for p in (network.one, network.other))
-    ahead = other.value > one.value if one.higher_is_better else other.value < one.value
-    return network.other if ahead else network.one
+def _judged(network: nn.Module, task: Task) -> tuple[nn.Module, Evaluation]:
+    """Return a network and its score on validation; of two peers the better one and its score."""
+    peers = (network.one, network.other) if isinstance(network, Pair) else (network,)
+    judged = [(peer, score(peer, task, "validation")) for peer in peers]
+    return max(judged, key=lambda one: quality(one[1]))
 
 
 def _lesson(

@@ -14,7 +14,6 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from edgecompress.records import Evaluation
-from edgecompress.records import Metric as Score
 from edgecompress.statistics import paired_drop
 
 DISTILLED, CONTROL, PSEUDO, CODISTILLED = "distilled", "control", "pseudo", "codistilled"
@@ -41,6 +40,10 @@ class Contender(Protocol):
     @property
     def evaluation(self) -> Evaluation:
         """Return its score on validation."""
+
+    @property
+    def note(self) -> str:
+        """Return what is to be known of its training beside; mostly nothing."""
 
 
 C = TypeVar("C", bound=Contender)
@@ -105,7 +108,7 @@ def pick_arm(arms: Sequence[C]) -> tuple[C, str]:
     The arm with the best mean over its seeds wins, of equals the earlier; its best seed ships.
     """
     best = max(dict.fromkeys(arm.name for arm in arms), key=lambda name: _mean(arms, name))
-    winner = max((arm for arm in arms if arm.name == best), key=lambda arm: _quality(arm))
+    winner = best_seed(arms, best)
     found = [compared(arms, DISTILLED), compared(arms, CODISTILLED)]
     claims = [comparison.words for comparison in found if comparison is not None]
     seeds = len({arm.seed for arm in arms})
@@ -149,7 +152,7 @@ def compared(arms: Sequence[Contender], name: str = DISTILLED) -> Comparison | N
 
 def best_seed(arms: Sequence[C], name: str) -> C:
     """Return the network of arm `name` that does best on validation, of equals the earliest."""
-    return max((arm for arm in arms if arm.name == name), key=_quality)
+    return max((arm for arm in arms if arm.name == name), key=lambda arm: quality(arm.evaluation))
 
 
 def _of(arms: Sequence[Contender], name: str) -> dict[int, Evaluation]:
@@ -167,9 +170,10 @@ def _comparable(pairs: Sequence[tuple[Evaluation, Evaluation]]) -> bool:
 
 
 def _mean(arms: Sequence[Contender], name: str) -> float:
-    return float(np.mean([_quality(arm) for arm in arms if arm.name == name]))
+    return float(np.mean([quality(arm.evaluation) for arm in arms if arm.name == name]))
 
 
-def _quality(arm: Contender) -> float:
-    score: Score = arm.evaluation.metric
+def quality(evaluation: Evaluation) -> float:
+    """Return a score so that higher is better, whatever the metric."""
+    score = evaluation.metric
     return score.value if score.higher_is_better else -score.value

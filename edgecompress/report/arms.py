@@ -83,6 +83,11 @@ def reading_lines(training: TrainedNetwork) -> tuple[str, ...]:
         "membership AUC: how well a small loss tells a training sample from a validation sample; "
         "0.5 is no better than chance, 1 gives every one away (loss-threshold attack)."
     ]
+    if all(score == 1.0 for score in teacher.evaluation.scores):
+        lines.append(
+            "Every validation label is the teacher's own answer, so the scores are agreement with "
+            "it; without other labels the control learns the teacher's hard answers."
+        )
     if not teacher.trained_here:
         lines.append(
             "The teacher came trained: unless that was on the very training split of this task, "
@@ -96,9 +101,7 @@ def _mean_row(training: TrainedNetwork, name: str) -> tuple[str, ...]:
     shown = f"{name} (goes on)" if name == training.shipped else name
     if len(arms) == 1:
         return (shown, "1", _score(arms[0]), *_figures(arms[0].figures))
-    found = [arm.figures for arm in arms if arm.figures is not None]
-    figures = _figures(_mean(found)) if len(found) == len(arms) else _figures(None)
-    return (shown, str(len(arms)), _mean_score(arms), *figures)
+    return (shown, str(len(arms)), _mean_score(arms), *_mean_figures(arms))
 
 
 def _mean_score(arms: Sequence[Arm]) -> str:
@@ -109,20 +112,14 @@ def _mean_score(arms: Sequence[Arm]) -> str:
     return f"{np.mean(values):.4g} ± {np.std(values, ddof=1):.2g}"
 
 
-def _mean(found: Sequence[Figures]) -> Figures:
-    """Return the mean of each figure; None where any has none."""
-
-    def mean(values: Sequence[float | None]) -> float | None:
-        known = [value for value in values if value is not None]
-        return float(np.mean(known)) if len(known) == len(values) else None
-
-    return Figures(
-        mean([f.nll for f in found]),
-        mean([f.calibration_error for f in found]),
-        mean([f.agreement for f in found]),
-        float(np.mean([f.membership_auc for f in found])),
-        float(np.mean([f.membership_low for f in found])),
-        float(np.mean([f.membership_high for f in found])),
+def _mean_figures(arms: Sequence[Arm]) -> tuple[str, ...]:
+    """Return the mean of each figure; a dash where any network has none."""
+    columns = [
+        [getattr(arm.figures, name, None) for arm in arms]
+        for name in ("nll", "calibration_error", "agreement", "membership_auc")
+    ]
+    return tuple(
+        words.NOTHING if None in column else _digits(float(np.mean(column))) for column in columns
     )
 
 
