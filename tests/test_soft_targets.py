@@ -5,6 +5,7 @@ from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 
+import kind_tasks
 import numpy as np
 import pytest
 import torch
@@ -15,11 +16,14 @@ from torch import Tensor
 
 from edgecompress.distilling.arms import train_arm
 from edgecompress.distilling.checkpoint import weights_digest
+from edgecompress.distilling.distill import distill
+from edgecompress.distilling.kinds import form_of
 from edgecompress.distilling.loop import Bench
 from edgecompress.distilling.soft_targets import SoftTargets, packed, unpacked
 from edgecompress.distilling.views import CHUNK, Views, task_views
 from edgecompress.errors import RecipeError
 from edgecompress.recipe import DistillSettings, TrainSettings
+from edgecompress.records import Kind
 from edgecompress.store import Crew
 from edgecompress.tasks.task import Task
 from edgecompress.teachers.adapters import as_teacher
@@ -236,10 +240,11 @@ def test_the_cost_of_a_form_is_known_also_of_what_a_killed_run_kept(
 ) -> None:
     folder = tmp_path if kept else None
     exact = targets(Counting(), views_of(blobs()), folder)
-    assert exact.cost() is None
+    true = whole(exact).double()
+    assert (exact.cost(), exact.note()) == (None, "")
     for form, most in (("fp16", 1e-4), ("top-1", 1.0)):
         soft = targets(Counting(), views_of(blobs()), folder, form=form)
-        true, found = whole(exact).double(), whole(soft).double()
+        found = whole(soft).double()
         divergence = (true.softmax(1) * (true.log_softmax(1) - found.log_softmax(1))).sum(1).mean()
         cost = soft.cost()
         assert cost is not None
@@ -247,5 +252,39 @@ def test_the_cost_of_a_form_is_known_also_of_what_a_killed_run_kept(
         assert cost.divergence == pytest.approx(float(divergence), abs=1e-9)
         assert cost.agreement == (true.argmax(1) == found.argmax(1)).double().mean()
         if kept:
-            assert targets(Counting(), views_of(blobs()), folder, form=form).cost() == cost
-        assert f"soft targets kept as {form}: KL " in cost.in_words(form)
+            again = targets(Counting(), views_of(blobs()), folder, form=form)
+            whole(again)
+            assert again.cost() == cost
+
+
+@pytest.mark.parametrize("kind", kind_tasks.KINDS)
+def test_halves_are_counted_for_every_kind(kind: Kind) -> None:
+    task = kind_tasks.task(kind)
+    teacher = as_teacher(kind_tasks.knowing(kind), form_of(task))
+    soft = SoftTargets(teacher, task_views(task, TrainSettings(), 0, False), form="fp16")
+    exact = teacher.logits({"x": torch.from_numpy(task.train.inputs["x"])})
+    torch.testing.assert_close(whole(soft), exact, rtol=1e-3, atol=1e-3)
+    cost = soft.cost()
+    assert cost is not None
+    assert 0 < cost.divergence < 1e-3
+    if kind in ("regression", "embedding"):
+        assert cost.agreement is None
+        assert soft.note().endswith("of their size is lost")
+    else:
+        assert cost.agreement is not None
+        assert cost.agreement > 0.99
+
+
+def test_the_note_of_an_arm_says_what_its_soft_targets_lost() -> None:
+    settings = DistillSettings(epochs=1, soft_targets="top-1", precision="fp32")
+    result = distill(dense(1, 8), dense(7, 32), scored(blobs()), settings)
+    said = result.arms[0].note
+    assert said.startswith("soft targets kept as top-1: KL ")
+    assert result.arms[1].note == ""
+    assert said in result.reason
+
+
+def scored(task: Task) -> Task:
+    """Return the task with a teacher's answers as labels, so that an untrained one will do."""
+    bare = {n: replace(getattr(task, n), labels=None) for n in ("train", "validation", "test")}
+    return replace(task, **bare)

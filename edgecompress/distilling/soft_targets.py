@@ -21,12 +21,14 @@ from torch import Tensor
 from edgecompress.distilling.checkpoint import weights_digest
 from edgecompress.distilling.views import View, Views, content_digest
 from edgecompress.errors import RecipeError
+from edgecompress.records import Kind
 from edgecompress.store import Crew, digest_of
 from edgecompress.teachers.adapters import CheckedTeacher, ModuleTeacher, fingerprint
 
 PROBE_SAMPLES = 64
 ONCE = "once-"  # begins the names of files whose view is seen in one epoch only
 LARGEST_HALF = float(np.finfo(np.float16).max)
+SMALLEST = 1e-30
 
 
 def packed(form: str, logits: NDArray[np.float32]) -> NDArray[Any]:
@@ -75,14 +77,17 @@ class Cost:
     """Say what keeping soft targets in fewer bytes changed, over all samples of a view.
 
     `divergence` is the mean KL(asked ‖ kept) at temperature 1, `agreement` the share of samples
-    (tokens, pixels) with the same most likely class.
+    (labels, tokens) with the same most likely class. Of numbers and vectors `divergence` is the
+    root of the mean squared error over that of the mean square, and `agreement` None.
     """
 
     divergence: float
-    agreement: float
+    agreement: float | None
 
     def in_words(self, form: str) -> str:
         """Return the cost as a clause of a report."""
+        if self.agreement is None:
+            return f"soft targets kept as {form}: {self.divergence:.2g} of their size is lost"
         return (
             f"soft targets kept as {form}: KL {self.divergence:.2g} from the teacher's own, "
             f"{self.agreement:.2%} with the same first class"
@@ -115,18 +120,26 @@ class SoftTargets:
         shelf = self._made[view]
         return torch.from_numpy(unpacked(np.take(shelf.rows, rows.numpy(), axis=0), shelf.classes))
 
-    def cost(self, view: int = 0) -> Cost | None:
-        """Return what the form costs on a view; None for "fp32", which costs nothing."""
-        if self.form == "fp32":
+    def cost(self) -> Cost | None:
+        """Return what the form costs, on the views read so far; None for "fp32": nothing."""
+        if self.form == "fp32" or not self._made:
             return None
-        self.of(view, torch.arange(1))
-        return self._made[view].cost()
+        figures = np.sum([shelf.figures() for shelf in self._made.values()], axis=0)
+        if self.views.kind in ("regression", "embedding"):
+            return Cost(float(np.sqrt(figures[0] / max(figures[1], SMALLEST))), None)
+        return Cost(float(figures[0] / figures[2]), float(figures[1] / figures[2]))
+
+    def note(self) -> str:
+        """Return the cost in words; nothing where there is none."""
+        cost = self.cost()
+        return "" if cost is None else cost.in_words(self.form)
 
     def _shelf(self, view: int) -> _Shelf:
         seen = self.views.view(view)
         probe = self._ask(seen, slice(0, PROBE_SAMPLES))
         crew = self.crew if self.folder is not None else Crew()
-        shelf = _Shelf(self._path(seen, probe), self.form, probe, len(self.views), crew)
+        path = self._path(seen, probe)
+        shelf = _Shelf(path, self.form, self.views.kind, probe, len(self.views), crew)
         known = shelf.filled()
         chunks = list(self.views.chunks())
         for chunk in [c for c in chunks[crew.rank :: crew.size] if (c.start, c.stop) not in known]:
@@ -166,11 +179,17 @@ class _Shelf:
     """Hold one view's rows: an array mapped from a file with its journals, or one in memory."""
 
     def __init__(
-        self, path: Path | None, form: str, probe: NDArray[np.float32], samples: int, crew: Crew
+        self,
+        path: Path | None,
+        form: str,
+        kind: Kind,
+        probe: NDArray[np.float32],
+        samples: int,
+        crew: Crew,
     ) -> None:
-        self.path, self.form, self.classes, self.crew = path, form, probe.shape[1], crew
-        like = packed(form, probe)
-        self.figures: list[tuple[float, float, int]] = []
+        self.path, self.form, self.kind, self.crew = path, form, kind, crew
+        self.classes, like = probe.shape[1], packed(form, probe)
+        self._put: list[tuple[float, float, float]] = []
         if path is None:
             self.rows = np.zeros((samples, *like.shape[1:]), like.dtype)
             return
@@ -183,8 +202,10 @@ class _Shelf:
         """Keep a chunk's logits: first its rows, then the line that says so."""
         rows = packed(self.form, logits)
         self.rows[chunk] = rows
-        figures = (0.0, 0.0, 0) if self.form == "fp32" else _figures(logits, rows)
-        self.figures.append(figures)
+        figures = (0.0, 0.0, 0.0)
+        if self.form != "fp32":
+            figures = _figures(self.kind, logits, unpacked(rows, self.classes))
+        self._put.append(figures)
         if self.path is not None:
             words = (chunk.start, chunk.stop, _digest(rows), *figures)
             with self.path.with_suffix(f".{self.crew.rank}.journal").open("a") as journal:
@@ -198,12 +219,12 @@ class _Shelf:
                 found[int(start), int(stop)] = figures
         return set(found)
 
-    def cost(self) -> Cost:
-        """Return the cost over all chunks, also those that another process or run filled."""
-        lines = {line[0]: line[3:] for line in self._lines()}
-        figures = lines.values() if self.path is not None else self.figures
-        total = np.array([[float(number) for number in row] for row in figures]).sum(axis=0)
-        return Cost(float(total[0] / total[2]), float(total[1] / total[2]))
+    def figures(self) -> NDArray[np.float64]:
+        """Return the sums over all chunks, also those that another process or run filled."""
+        lines = {line[0]: tuple(map(float, line[3:])) for line in self._lines()}
+        known = self._put if self.path is None else lines.values()
+        sums: NDArray[np.float64] = np.array(list(known)).sum(axis=0)
+        return sums
 
     def _lines(self) -> Iterator[list[str]]:
         if self.path is None:
@@ -231,14 +252,20 @@ def _digest(rows: NDArray[Any]) -> str:
     return hashlib.sha256(np.ascontiguousarray(rows).tobytes()).hexdigest()[:32]
 
 
-def _figures(asked: NDArray[np.float32], rows: NDArray[Any]) -> tuple[float, float, int]:
-    """Return the summed divergence and agreement between what was asked and kept, and of how many.
+def _figures(
+    kind: Kind, asked: NDArray[np.float32], kept: NDArray[np.float32]
+) -> tuple[float, float, float]:
+    """Return a chunk's sums: divergence, agreement and how many there are of each.
 
-    Classes are on axis 1; each token or pixel counts as one.
+    Classes are on axis 1, each token or pixel counts as one; a label is one of two classes. Of
+    numbers: the squared errors, the squares, and nothing.
     """
-    true = torch.from_numpy(asked).double()
-    kept = torch.from_numpy(unpacked(rows, asked.shape[1])).double()
-    log_p, log_q = true.log_softmax(dim=1), kept.log_softmax(dim=1)
+    true, found = torch.from_numpy(asked).double(), torch.from_numpy(kept).double()
+    if kind in ("regression", "embedding"):
+        return float((true - found).square().sum()), float(true.square().sum()), 0.0
+    if kind in ("binary", "multilabel"):
+        true, found = (torch.stack([z, torch.zeros_like(z)], dim=1) for z in (true, found))
+    log_p, log_q = true.log_softmax(dim=1), found.log_softmax(dim=1)
     divergence = (log_p.exp() * (log_p - log_q)).sum(dim=1)
-    same = true.argmax(dim=1) == kept.argmax(dim=1)
-    return float(divergence.sum()), float(same.sum()), same.numel()
+    same = true.argmax(dim=1) == found.argmax(dim=1)
+    return float(divergence.sum()), float(same.sum()), float(same.numel())

@@ -94,7 +94,8 @@ class Course:
             if run.store.crew.leads:
                 save_weights(arm.module, weights)
             run.store.crew.agree(None)
-            return Arm(name, artifact(weights, Artifact), arm.evaluation, arm.curve, seed)
+            kept = artifact(weights, Artifact)
+            return Arm(name, kept, arm.evaluation, arm.curve, seed, note=arm.note)
 
         code = StageCode(f"{self.stage}-{name}", rooms, _LIBRARIES)
         title = self.stage if self.stage == name else f"{self.stage} {which}"

@@ -47,7 +47,10 @@ class Figures:
 
 @dataclass(frozen=True)
 class Arm:
-    """Hold one trained arm of a comparison: `distilled`, its `control`, ..., or `teacher`."""
+    """Hold one trained arm of a comparison: `distilled`, its `control`, ..., or `teacher`.
+
+    `note` says what is to be known of its training, such as what its soft targets lost.
+    """
 
     name: str
     weights: Artifact
@@ -55,6 +58,7 @@ class Arm:
     curve: tuple[EpochPoint, ...]
     seed: int = 0
     figures: Figures | None = None
+    note: str = ""
 
 
 @dataclass(frozen=True)
