@@ -83,7 +83,8 @@ def reading_lines(training: TrainedNetwork) -> tuple[str, ...]:
         "membership AUC: how well a small loss tells a training sample from a validation sample; "
         "0.5 is no better than chance, 1 gives every one away (loss-threshold attack)."
     ]
-    if all(score == 1.0 for score in teacher.evaluation.scores):
+    perfect = 1.0 if teacher.evaluation.metric.higher_is_better else 0.0
+    if all(score == perfect for score in teacher.evaluation.scores):
         lines.append(
             "Every validation label is the teacher's own answer, so the scores are agreement with "
             "it; without other labels the control learns the teacher's hard answers."
@@ -114,13 +115,19 @@ def _mean_score(arms: Sequence[Arm]) -> str:
 
 def _mean_figures(arms: Sequence[Arm]) -> tuple[str, ...]:
     """Return the mean of each figure; a dash where any network has none."""
-    columns = [
-        [getattr(arm.figures, name, None) for arm in arms]
-        for name in ("nll", "calibration_error", "agreement", "membership_auc")
-    ]
-    return tuple(
-        words.NOTHING if None in column else _digits(float(np.mean(column))) for column in columns
+    found = [arm.figures for arm in arms if arm.figures is not None]
+    columns = (
+        [f.nll for f in found],
+        [f.calibration_error for f in found],
+        [f.agreement for f in found],
+        [f.membership_auc for f in found],
     )
+    return tuple(_mean(column) if len(found) == len(arms) else words.NOTHING for column in columns)
+
+
+def _mean(column: Sequence[float | None]) -> str:
+    known = [value for value in column if value is not None]
+    return _digits(float(np.mean(known))) if len(known) == len(column) else words.NOTHING
 
 
 def _figures(figures: Figures | None) -> tuple[str, ...]:
