@@ -1,11 +1,13 @@
 """Pruning inside the chain: penalties before it, zeros held after it."""
 
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import blobs
 import pytest
 import torch
+from sample_report import passing, pruning
 
 from edgecompress.errors import RecipeError
 from edgecompress.pipeline.networks import Network
@@ -13,6 +15,7 @@ from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
 from edgecompress.pruning.masks import masks_of
 from edgecompress.recipe import load_recipe
+from edgecompress.report.tables import pruning_table
 
 
 @pytest.fixture(autouse=True)
@@ -84,3 +87,12 @@ def test_a_penalty_needs_a_training_to_act_in(tmp_path: Path) -> None:
         f'{recipe}: prune.penalty = "group_lasso" acts in the training of one student by '
         "[distill], without peers; add [distill], remove peers, or remove the penalty"
     )
+
+
+def test_the_report_says_what_went_and_that_zeros_run_no_faster() -> None:
+    report = replace(passing(), prunings=(pruning(), replace(pruning(), macs_after=1_000_000)))
+    channels, weights = pruning_table(report).rows
+    assert channels[0].endswith(" % of the channels")
+    assert "faster" not in channels[1]
+    assert weights[0].endswith(" % of the weights")
+    assert weights[1] == "0.0 % (zeros run no faster)"

@@ -59,6 +59,8 @@ def unfinished_table(made: Unfinished) -> str:
             rows.append((training.stage, name, score, str(arm.weights.path)))
     for pruning in made.prunings:
         kept = f"{pruning.macs_after:,} of {pruning.macs_before:,} macs"
+        if pruning.of == "weights":
+            kept = f"{pruning.achieved_ratio:.0%} of the weights at 0, {pruning.macs_after:,} macs"
         rows.append(("prune", kept, words.NOTHING, str(pruning.weights.path)))
     for model in made.exports:
         parity = "parity holds" if model.dropped is None else model.dropped

@@ -119,7 +119,8 @@ class TrainedNetwork:
 class PruningOutcome:
     """Hold a pruning: its plan, weights, and what was asked against what was got.
 
-    The ratios are shares of the channels that may be cut; `macs` are for one sample.
+    The ratios are shares of the channels that may be cut, or of single weights; `macs` are for one
+    sample, and of the parameters those count that are not 0.
     """
 
     plan: Artifact
@@ -130,3 +131,8 @@ class PruningOutcome:
     macs_after: int
     parameters_before: int
     parameters_after: int
+
+    @property
+    def of(self) -> str:
+        """Return what went: channels, or single weights, which leave as many MACs as before."""
+        return "channels" if self.macs_after < self.macs_before else "weights"

@@ -177,11 +177,12 @@ def _parity_row(label: str, parity: Parity) -> tuple[str, ...]:
 def pruning_table(report: Report) -> Table:
     """Return what each pruning was asked for beside what it got."""
     return Table(
-        ("channels asked to go", "MACs gone", "parameters gone", "MACs left", "parameters left"),
+        ("asked to go", "MACs gone", "parameters gone", "MACs left", "parameters left"),
         tuple(
             (
-                f"{100 * p.requested_ratio:.0f} %",
-                f"{100 * removed_ratio(p.macs_before, p.macs_after):.1f} %",
+                f"{100 * p.requested_ratio:.0f} % of the {p.of}",
+                f"{100 * removed_ratio(p.macs_before, p.macs_after):.1f} %"
+                + (" (zeros run no faster)" if p.of == "weights" else ""),
                 f"{100 * removed_ratio(p.parameters_before, p.parameters_after):.1f} %",
                 f"{p.macs_after:,} of {p.macs_before:,}",
                 f"{p.parameters_after:,} of {p.parameters_before:,}",
