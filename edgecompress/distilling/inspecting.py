@@ -58,18 +58,14 @@ def teacher_answers(teacher: CheckedTeacher, task: Task) -> Answers:
 
 
 def figures_of(task: Task, answers: Answers, teacher: Answers | None = None) -> Figures:
-    """Return a network's figures; without `teacher` it is the teacher's own, agreeing with none.
-
-    A student whose answers have another shape than its teacher's has no agreement either.
-    """
+    """Return a network's figures; without `teacher` it is the teacher's own, agreeing with none."""
     kind, outputs, labels = task.kind, answers.validation, labels_of(task.validation)
     members = sample_losses(kind, answers.members, labels_of(members_of(task)))
     others = sample_losses(kind, outputs, labels)[_drawn(len(labels))]
-    comparable = teacher is not None and teacher.validation.shape == outputs.shape
     return Figures(
         negative_log_likelihood(kind, outputs, labels),
         calibration_error(kind, outputs, labels),
-        agreement(kind, outputs, teacher.validation, labels) if teacher and comparable else None,
+        agreement(kind, outputs, teacher.validation, labels) if teacher else None,
         *auc_interval(members, others),
     )
 

@@ -32,9 +32,10 @@ class Figures:
     """Hold what is known of a network beside its score, all on validation.
 
     `nll` (nats) and `calibration_error` are None for tasks without classes. `agreement` is the
-    share of answers that are the teacher's too, for numbers R2 against the teacher's; None for the
-    teacher itself. `membership_auc`, with its 95 % interval, tells training samples from
-    validation samples by their losses: 0.5 is chance, 1 is a network that gives away every one.
+    share of answers that are the teacher's too, for numbers R2 against the teacher's, for
+    embeddings the mean cosine; None for the teacher itself. `membership_auc`, with its 95 %
+    interval, tells training samples from validation samples by their losses: 0.5 is chance, 1 is a
+    network that gives away every one.
     """
 
     nll: float | None
