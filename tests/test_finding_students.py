@@ -7,6 +7,7 @@ from functools import partial
 
 import blobs
 import jsonschema
+import numpy as np
 import pytest
 import torch
 from torch import nn
@@ -23,8 +24,9 @@ from edgecompress.records import StudentSpec
 from edgecompress.report.document import report_json, report_schema
 from edgecompress.report.record import load_record, save_record
 from edgecompress.students.image import ResidualNet
-from edgecompress.students.ladder import ladder
+from edgecompress.students.ladder import families_for, ladder
 from edgecompress.tasks.task import Split
+from edgecompress.tasks.tokenizers import WordPieces
 
 TASK = replace(blobs.task(), student=None)
 PLENTY = {"latency_ms.p95": 1e5, "model_size_mb": 1e5}
@@ -171,6 +173,21 @@ def test_a_teacher_that_cannot_be_cut_offers_no_students():
 
 def flat(split: Split) -> Split:
     return replace(split, inputs={"x": split.inputs["image"].reshape(len(split), -1)})
+
+
+@pytest.mark.parametrize("tokenizer", [None, WordPieces(4, ("[PAD]", "[UNK]", "a"))])
+def test_a_text_encoder_is_offered_where_all_token_ids_are_known(tokenizer):
+    texts = Split({"tokens": np.ones((6, 4), np.int64)}, np.array([0, 1, 2] * 2))
+    problem = problem_of_task(replace(TASK, train=texts, tokenizer=tokenizer))
+    assert problem.modality == "text"
+    assert problem.vocabularies == ((3,) if tokenizer else ())
+    assert ("text_encoder" in families_for(problem)) == (tokenizer is not None)
+
+
+def test_a_tables_codes_are_those_of_its_training_rows():
+    columns = {"numeric": np.zeros((6, 2), np.float32), "categorical": np.arange(6)[:, None]}
+    problem = problem_of_task(replace(TASK, train=Split(columns, np.array([0, 1, 2] * 2))))
+    assert (problem.modality, problem.vocabularies, problem.numeric) == ("table", (6,), 2)
 
 
 def test_no_family_answers_for_each_token():

@@ -38,6 +38,7 @@ from edgecompress.students.ladder import (
 )
 from edgecompress.tasks.targets import output_shape_of
 from edgecompress.tasks.task import Task
+from edgecompress.tasks.tokenizers import WordPieces
 
 STUDENTS = StageCode(
     "students",
@@ -147,11 +148,22 @@ def problem_of_task(task: Task) -> Problem:
             f"task {task.name!r}: no student family answers for each token; return a student of "
             'your own from the task and leave distill.student at "task"'
         )
-    inputs, vocabularies = task.train.inputs, tuple[int, ...]()
+    return problem_of(task.train.inputs, output_shape_of(task, 1)[1], _vocabularies(task))
+
+
+def _vocabularies(task: Task) -> tuple[int, ...]:
+    """Return the codes of each column of a table, or the word pieces of texts where they are known.
+
+    A code that training never saw counts as 0, but a token id beyond its table has no vector: the
+    largest id among the samples says nothing of the next text.
+    """
+    if isinstance(task.tokenizer, WordPieces):
+        return (len(task.tokenizer.pieces),)
+    inputs = task.train.inputs
     codes = [a for a in inputs.values() if a.dtype.kind == "i" and a.ndim == 2]
-    if codes and len(inputs) == 2:  # a table: a code that training never saw counts as 0
-        vocabularies = tuple(int(most) + 1 for most in codes[0].max(axis=0))
-    return problem_of(inputs, output_shape_of(task, 1)[1], vocabularies)
+    if not codes or len(inputs) != 2:
+        return ()
+    return tuple(int(most) + 1 for most in codes[0].max(axis=0))
 
 
 def _offers(
