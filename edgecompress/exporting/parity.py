@@ -22,7 +22,8 @@ class Tolerance:
     """Say how far from its reference a model may lie.
 
     `max_rel_error` is relative to the reference's largest magnitude; None where rounding is the
-    point (int8) and the share of the same answers, `agreement`, decides: of numbers their R2.
+    point (int8) and the share of the same answers, `agreement`, decides: of numbers their R2, of
+    vectors their cosine.
     """
 
     max_rel_error: float | None
@@ -106,7 +107,7 @@ def _outputs_in_all_batches(model: OnnxModel, inputs: Arrays) -> NDArray[Any]:
 
 
 def _agreement(reference: NDArray[Any], outputs: NDArray[Any], kind: Kind | None) -> float:
-    """Return the share of the same answers, or R2 of numbers, 0 to 1.
+    """Return the share of the same answers, R2 of numbers or the cosine of vectors, 0 to 1.
 
     Without a kind 1 for what cannot be classes.
     """
@@ -126,7 +127,8 @@ def _chooses(kind: Kind | None) -> bool:
 
 def _disagreement(agreed: float, wanted: float, kind: Kind | None) -> str:
     if not _chooses(kind):
-        return f"R2 of its numbers {agreed:.3f} < {wanted:g}"
+        what = "cosine of its vectors" if kind == "embedding" else "R2 of its numbers"
+        return f"{what} {agreed:.3f} < {wanted:g}"
     match kind:
         case "binary" | "multilabel":
             return f"same labels on {agreed:.1%} < {wanted:.1%} of samples"

@@ -88,7 +88,7 @@ def calibration_error(kind: Kind, outputs: NDArray[Any], labels: NDArray[Any]) -
 def agreement(
     kind: Kind, outputs: NDArray[Any], teacher: NDArray[Any], labels: NDArray[Any]
 ) -> float:
-    """Return the share of answers that are the teacher's too; for numbers R2 against its numbers.
+    """Return the share of answers that are the teacher's too; of numbers R2, of vectors the cosine.
 
     `labels` say which tokens count. An output of the teacher that never varies has no part in R2.
 
@@ -105,7 +105,9 @@ def agreement(
             return _share((_rows(outputs) > 0) == (_rows(teacher) > 0))
         case "tokens":
             return _share((outputs.argmax(axis=1) == teacher.argmax(axis=1))[labels != IGNORED])
-        case "regression" | "embedding":
+        case "embedding":
+            return float(1.0 - sample_losses(kind, outputs, teacher).mean())
+        case "regression":
             ours, theirs = _rows(outputs), _rows(teacher)
             spread = theirs.var(axis=0)
             varies = spread > 0
