@@ -14,6 +14,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.distilling.features import attention_loss, hint_loss, relational_loss
+from edgecompress.distilling.soft_targets import teacher_device
 from edgecompress.distilling.views import mixed_seed
 from edgecompress.errors import RecipeError
 from edgecompress.recipe import FeatureSettings
@@ -65,7 +66,7 @@ class Hints:
         paths = [theirs for _, theirs in self.settings.layers]
         with (
             listening(_module(self.teacher), "teacher", paths) as heard,
-            torch.autocast("cpu", torch.bfloat16, enabled=self.autocast),
+            torch.autocast(teacher_device(self.teacher), torch.bfloat16, enabled=self.autocast),
         ):
             logits = self.teacher.logits(inputs)
         return Answer(logits, tuple(heard[path].detach() for path in paths))

@@ -149,7 +149,8 @@ class SoftTargets:
         return shelf
 
     def _ask(self, seen: View, rows: slice) -> NDArray[np.float32]:
-        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16, enabled=self.autocast):
+        place = teacher_device(self.teacher)
+        with torch.no_grad(), torch.autocast(place, torch.bfloat16, enabled=self.autocast):
             answer = self.teacher.logits(seen.slice(rows), first_sample=rows.start)
         return answer.cpu().numpy()
 
@@ -234,6 +235,12 @@ class _Shelf:
                 words = line.split()
                 if line.endswith("\n") and len(words) == 6:  # else a kill tore it
                     yield words
+
+
+def teacher_device(teacher: CheckedTeacher) -> str:
+    """Return the kind of device that a teacher computes on; a torch module stays on its own."""
+    weights = teacher.inner.module.parameters() if isinstance(teacher.inner, ModuleTeacher) else ()
+    return next((weight.device.type for weight in weights), "cpu")
 
 
 def _require_file(path: Path, dtype: np.dtype[Any], shape: tuple[int, ...]) -> None:
