@@ -50,7 +50,11 @@ def fitted(features: Tensor, loss: Callable[[Tensor], Tensor], penalty: float) -
     trials, points, columns = features.shape
     weights = torch.zeros(trials, columns, dtype=features.dtype, requires_grad=True)
     optimizer = torch.optim.LBFGS(
-        [weights], max_iter=500, tolerance_grad=1e-9, line_search_fn="strong_wolfe"
+        [weights],
+        max_iter=500,
+        tolerance_grad=1e-9,
+        tolerance_change=1e-14,
+        line_search_fn="strong_wolfe",
     )
 
     def closure() -> Tensor:
