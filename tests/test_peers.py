@@ -171,9 +171,35 @@ def test_peers_learn_from_labels_alone_until_they_know_something() -> None:
     assert gradient[0, 5].abs().sum() > 0  # unlabelled samples take part
 
 
-def test_peers_must_not_begin_alike() -> None:
+def test_peers_must_not_begin_alike(tmp_path: Path) -> None:
     with pytest.raises(TrainingError, match="both peers begin with the same weights"):
         train_arm(CODISTILLED, small(), blobs(), QUICK)
+    asked = QUICK.model_copy(update={"peers": True})
+
+    def never(text: str, done: int, total: int) -> None:
+        raise AssertionError("trained before it was refused")
+
+    with pytest.raises(TrainingError, match="both peers begin with the same weights"):
+        distill(small(), knowing(), blobs(), asked, Bench(tick=never))
+    with (
+        pytest.raises(TrainingError, match="both peers begin with the same weights"),
+        open_run(
+            Recipe(task="digits", distill=asked),
+            tmp_path,
+            RunOptions(tick=never),
+            noisy_task(student=lambda: dense(1, 8)),  # the same weights whatever the seed
+        ) as run,
+    ):
+        train_student(run, obtain_teacher(run))
+
+
+def test_what_adjusts_gradients_is_asked_of_each_peer() -> None:
+    asked: list[tuple[int, nn.Module]] = []
+    bench = Bench(adjust=lambda module, step: asked.append((step, module)))
+    train_arm(CODISTILLED, small, blobs(), QUICK, bench)
+    assert [step for step, _ in asked] == [step for step in range(12) for _ in range(2)]
+    assert all(isinstance(module, nn.Sequential) for _, module in asked)
+    assert len({id(module) for _, module in asked}) == 2
 
 
 def test_killed_peers_end_in_the_same_bits(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

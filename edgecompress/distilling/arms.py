@@ -27,7 +27,7 @@ from edgecompress.distilling.hints import Hints, require_torch
 from edgecompress.distilling.kinds import aim_of, answers_as_labels, labelled
 from edgecompress.distilling.lesson import Lesson
 from edgecompress.distilling.loop import Bench, computing, crew_of_launch, train_
-from edgecompress.distilling.peers import Pair, PeerLesson
+from edgecompress.distilling.peers import Pair, PeerLesson, each_peer
 from edgecompress.distilling.scoring import score
 from edgecompress.distilling.soft_targets import SoftTargets
 from edgecompress.distilling.tuning import choice_in_words, tuned
@@ -92,6 +92,16 @@ def arm_names(task: Task, settings: DistillSettings) -> tuple[str, ...]:
     return (DISTILLED, CONTROL, *pseudo, *peers)
 
 
+def check_beginning(student: Student, settings: DistillSettings, seed: int) -> None:
+    """Refuse peers that would begin alike, before anything is trained."""
+    if settings.peers:
+        _pair(student, (settings.seeds or (seed,))[0])
+
+
+def _pair(student: Student, seed: int) -> Pair:
+    return Pair(begun(student, seed), begun(student, seed, peer=1))
+
+
 def consults_teacher(name: str) -> bool:
     """Return whether an arm learns anything from the teacher."""
     return name in (DISTILLED, PSEUDO)
@@ -119,9 +129,10 @@ def train_arm(
     samples is shown to all arms that can learn from it; the others see as many samples, all
     labelled. Of two peers the better one on validation is kept.
     """
-    module = begun(student, bench.seed)
-    if name == CODISTILLED:
-        module = Pair(module, begun(student, bench.seed, peer=1))
+    seed = bench.seed
+    module = _pair(student, seed) if name == CODISTILLED else begun(student, seed)
+    if isinstance(module, Pair):
+        bench = replace(bench, adjust=each_peer(bench.adjust))
     lesson = _lesson(name, task, settings, bench, teacher)
 
     with computing(bench.mode):

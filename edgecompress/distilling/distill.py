@@ -6,7 +6,7 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from edgecompress.distilling.arms import TrainedArm, contest, train_arm
+from edgecompress.distilling.arms import TrainedArm, check_beginning, contest, train_arm
 from edgecompress.distilling.beginnings import Student, begun, born_again
 from edgecompress.distilling.certainty import calibrated, certainty_of
 from edgecompress.distilling.choice import DISTILLED
@@ -87,6 +87,7 @@ def distill(
     check_teacher_outputs(task, outputs)
     asked = calibrated(asked, certainty_of(task, outputs), settings)
     start = _start(student, asked, settings)
+    check_beginning(start, settings, bench.seed)
     if settings.narrow_by == "pca":
         width = forward(begun(start, bench.seed), task.example_inputs()).shape[1]
         task, asked = reduced(task, asked, width)

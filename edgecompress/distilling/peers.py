@@ -7,6 +7,7 @@ know something, each would teach the other its noise.)
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from dataclasses import dataclass
 
 import torch
@@ -46,6 +47,17 @@ class Pair(nn.Module):
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the logits of both peers."""
         return torch.stack([logits_of(self.one(*inputs)), logits_of(self.other(*inputs))])
+
+
+def each_peer(adjust: Callable[[nn.Module, int], None]) -> Callable[[nn.Module, int], None]:
+    """Return what changes both peers' gradients as `adjust` changes one network's."""
+
+    def both(pair: nn.Module, step: int) -> None:
+        assert isinstance(pair, Pair)
+        for peer in (pair.one, pair.other):
+            adjust(peer, step)
+
+    return both
 
 
 @dataclass(frozen=True)

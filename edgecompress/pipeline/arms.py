@@ -8,7 +8,13 @@ from pathlib import Path
 
 from torch import nn
 
-from edgecompress.distilling.arms import consults_teacher, contest, settings_of, train_arm
+from edgecompress.distilling.arms import (
+    check_beginning,
+    consults_teacher,
+    contest,
+    settings_of,
+    train_arm,
+)
 from edgecompress.distilling.beginnings import Student, begun
 from edgecompress.distilling.checkpoint import layout_digest, save_weights, weights_digest
 from edgecompress.distilling.choice import DISTILLED
@@ -144,6 +150,7 @@ def inspected(course: Course, network: Network, arms: tuple[Arm, ...]) -> Inspec
 def taught(course: Course, network: Network, settings: DistillSettings) -> Network:
     """Return `network` with the weights of the arm that goes on."""
     run = course.run
+    check_beginning(course.student, settings, run.recipe.seed)
     if course.teacher is not None:
         course = replace(course, teacher=course.teacher.calibrated(settings))
     trials = replace(course, stage=f"{course.stage}-trial")
