@@ -125,3 +125,45 @@ def test_channels_that_cannot_be_followed_stay_whole():
     assert smaller.whole["both"] == "has channels that torch-pruning cannot follow"
     assert smaller.module.both.out_channels == 32
     assert smaller.module.hidden.out_channels == 8
+
+
+PARTS = {
+    "grouped": (nn.Conv2d(16, 16, 3, groups=4), 16),
+    "depthwise": (nn.Conv2d(16, 16, 3, groups=16), 16),
+    "transposed": (nn.ConvTranspose2d(16, 8, 3), 8),
+    "prelu": (nn.PReLU(16), 16),
+    "instance norm": (nn.InstanceNorm2d(16, affine=True), 16),
+    "group norm": (nn.GroupNorm(4, 16), 16),
+    "batch norm": (nn.BatchNorm2d(16), 16),
+    "dropout": (nn.Dropout2d(0.5), 16),
+}
+
+
+@pytest.mark.parametrize("part", PARTS)
+def test_what_handles_channels_soundly_is_cut(part):
+    torch.manual_seed(0)
+    middle, width = PARTS[part]
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), middle, nn.ReLU(), nn.Conv2d(width, 8, 1))
+    net.extend((nn.AdaptiveAvgPool2d(2), nn.Flatten(), nn.Linear(32, 5)))
+    smaller = pruned(net).module
+    assert smaller[0].out_channels == 8
+    assert smaller(MAP).shape == (2, 5)
+
+
+def test_embeddings_lose_dimensions_like_any_layer():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Embedding(9, 16), nn.Linear(16, 16), nn.ReLU(), nn.Linear(16, 4))
+    smaller = pruned(net, torch.randint(0, 9, (2, 5))).module
+    assert smaller[1].out_features == 8
+    assert smaller(torch.randint(0, 9, (2, 5))).shape == (2, 5, 4)
+
+
+def test_filters_that_make_two_of_each_channel_stay_and_are_named():
+    torch.manual_seed(0)
+    net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3, groups=16), nn.Conv2d(32, 8, 1))
+    net.extend((nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)))
+    smaller = pruned(net)
+    assert smaller.whole["0"] == "rounds to all of its 16 channels (round_to = 1)"
+    assert smaller.module[1].out_channels == 16  # one of each two: depthwise from here on
+    with pytest.raises(PruningError, match=r"could not be rebuilt from its plan \('1' would lose"):
+        pruned(net, ratio=0.7, steps=2)

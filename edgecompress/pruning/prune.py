@@ -24,7 +24,7 @@ from edgecompress.pruning.graph import Inputs, count_macs, opened, positional, r
 from edgecompress.pruning.groups import Groups, modules_at
 from edgecompress.pruning.importance import LossBatch, required_losses, scorer
 from edgecompress.pruning.masks import prune_weights
-from edgecompress.pruning.plan import PruningPlan
+from edgecompress.pruning.plan import PruningPlan, apply_plan_
 from edgecompress.recipe import PruneSettings
 
 Recover = Callable[[nn.Module], None]
@@ -95,14 +95,16 @@ def prune(
         after = look(work)
     if macs_after >= macs_before:
         raise PruningError(_why_nothing_went(smaller, before, settings))
+    plan = draft.plan()
+    _require_rebuilt(module, plan, inputs, smaller)
     return Pruned(
         module=smaller,
-        plan=draft.plan(),
+        plan=plan,
         requested_ratio=settings.pruning_ratio,
         achieved_ratio=_achieved(before, after),
         heads=_heads_removed(before, draft, settings),
         blocks=blocks,
-        whole=before.whole | _unchanged(before, after, settings),
+        whole=before.whole | _unchanged(before, draft, settings),
         macs_before=macs_before,
         macs_after=macs_after,
         parameters_before=parameters_before,
@@ -178,12 +180,11 @@ def _achieved(before: Groups, after: Groups) -> float:
     return 1 - sum(after.widths().values()) / had if had else 0.0
 
 
-def _unchanged(before: Groups, after: Groups, settings: PruneSettings) -> dict[str, str]:
-    left = after.widths()
+def _unchanged(before: Groups, draft: Draft, settings: PruneSettings) -> dict[str, str]:
     return {
         path: f"rounds to all of its {width} channels (round_to = {settings.round_to})"
         for path, width in before.widths().items()
-        if settings.pruning_ratio and left.get(path) == width
+        if settings.pruning_ratio and path not in draft.channels
     }
 
 
@@ -208,6 +209,24 @@ def _require_shapes(
         raise PruningError(
             f"pruning changed the output shapes of {type(module).__name__} from {shapes} to {got}; "
             f"{remedy}"
+        )
+
+
+def _require_rebuilt(
+    module: nn.Module, plan: PruningPlan, inputs: tuple[Tensor, ...], smaller: nn.Module
+) -> None:
+    """Raise `PruningError` if the plan does not make the same network out of the original."""
+    rebuilt = deepcopy(module)
+    try:
+        apply_plan_(rebuilt, plan, inputs)
+        ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (smaller, rebuilt))
+        cause = "" if ours == theirs else "weights of other shapes"
+    except PruningError as error:
+        cause = str(error).removeprefix("pruning plan: ")
+    if cause:
+        raise PruningError(
+            f"this pruning could not be rebuilt from its plan ({cause}); set prune.steps = 1, or "
+            "name what it is about in prune.ignore"
         )
 
 
