@@ -7,6 +7,10 @@ from pathlib import Path
 
 import pytest
 import torch
+from kind_tasks import KINDS
+from kind_tasks import knowing as knowing_kind
+from kind_tasks import network as network_of
+from kind_tasks import task as task_of
 from tiny_lessons import CLASSES, knowing, noisy_task, small
 from torch import Tensor, nn
 
@@ -23,6 +27,7 @@ from edgecompress.pipeline.networks import Network
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.training import obtain_teacher, train_student
 from edgecompress.recipe import DistillSettings, Recipe, load_recipe
+from edgecompress.records import Kind
 from edgecompress.teachers.adapters import as_teacher
 from edgecompress.teachers.forms import classes_form
 
@@ -241,3 +246,21 @@ def test_python_calibrates_the_teacher_as_a_run_does() -> None:
     assert one is not None and one.figures.nll is not None
     assert other is not None and other.figures.nll is not None
     assert one.figures.nll < other.figures.nll / 3
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_kind_of_task_has_all_arms_and_figures(kind: Kind) -> None:
+    settings = QUICK.model_copy(update={"epochs": 12, "batch_size": 32, "peers": True})
+    given = task_of(kind, unlabelled=64)
+    made = distill(lambda: network_of(kind, 32), knowing_kind(kind), given, settings)
+    assert [arm.name for arm in made.arms] == [DISTILLED, CONTROL, PSEUDO, CODISTILLED]
+    assert made.teacher is not None
+    with_classes = kind not in ("regression", "embedding")
+    for arm in made.arms:
+        assert arm.figures is not None
+        assert (arm.figures.nll is not None) == with_classes
+        assert (arm.figures.calibration_error is not None) == with_classes
+        assert arm.figures.agreement is not None
+        assert arm.figures.agreement > 0.8
+        assert 0.3 < arm.figures.membership_auc < 0.8
+    assert made.reason.startswith("distillation ")
