@@ -90,10 +90,22 @@ def test_the_mean_over_seeds_wins_and_its_best_seed_ships() -> None:
     assert found.better_seeds == 2
     spread = 100 * np.std(found.by_seed, ddof=1)
     assert (
-        f"(seed by seed -4.00 to +6.00, standard deviation {spread:.2f}; better in 2 of 3)"
+        f"(seed by seed -4.00 to +6.00, standard deviation {spread:.2f}; better in 2 of 3;"
         in reason
     )
     assert reason.endswith("the distilled student of seed 1, its best, goes on")
+
+
+def test_seeds_that_disagree_are_a_warning() -> None:
+    def told(counts: tuple[int, ...]) -> str:
+        arms = [right(DISTILLED, count, seed=s) for s, count in enumerate(counts)]
+        return pick_arm([*arms, *(right(CONTROL, 900, seed=s) for s in range(len(counts)))])[1]
+
+    doubt = "; another seed may come out otherwise)"
+    assert "distillation helped" in told((890, 990, 960))
+    assert doubt in told((890, 990, 960))
+    assert doubt not in told((940, 950, 960))
+    assert doubt not in told((890, 900, 912))  # no claim, no doubt of it
 
 
 def test_two_seeds_have_ends_but_no_standard_deviation() -> None:

@@ -14,7 +14,7 @@ from typing import Protocol, TypeVar
 import numpy as np
 
 from edgecompress.records import Evaluation
-from edgecompress.statistics import paired_drop
+from edgecompress.statistics import mean_interval, paired_drop
 
 DISTILLED, CONTROL, PSEUDO, CODISTILLED = "distilled", "control", "pseudo", "codistilled"
 STUDENTS = {
@@ -98,8 +98,16 @@ class Comparison:
         spread = f", standard deviation {self._said(float(np.std(self.by_seed, ddof=1)))[1:]}"
         return (
             f" (seed by seed {ends}{spread if seeds >= LEAST_SEEDS else ''}; "
-            f"better in {self.better_seeds} of {seeds})"
+            f"better in {self.better_seeds} of {seeds}{self._doubt})"
         )
+
+    @property
+    def _doubt(self) -> str:
+        """Return a warning where these networks differ beyond doubt, but their seeds do as well."""
+        if self.helped is None or len(self.by_seed) < LEAST_SEEDS:
+            return ""
+        _, low, high = mean_interval(self.by_seed, 0.9)  # one-sided 95 % on either side
+        return "; another seed may come out otherwise" if low <= 0 <= high else ""
 
 
 def pick_arm(arms: Sequence[C]) -> tuple[C, str]:
