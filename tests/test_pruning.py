@@ -238,6 +238,14 @@ def test_nothing_left_to_prune_is_said():
     assert "makes an output" in refused(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), asked())
 
 
+def test_what_went_stands_beside_what_was_asked_in_words():
+    pruned = prune(residual(), (IMAGE,), asked(pruning_ratio=0.3, round_to=16, block_ratio=0.5))
+    assert pruned.in_words() == (
+        "40.0% of the channels went (30.0% asked); 1 of 1 blocks (50.0% asked); "
+        "'stem.0.0' stays whole: it rounds to all of its 16 channels (round_to = 16)"
+    )
+
+
 def test_an_unknown_path_meets_its_neighbour():
     assert refused(residual(), asked(ignore=("stages.1.frist",))) == (
         "prune.ignore: the network has no module 'stages.1.frist', expected the path of one, such "

@@ -151,6 +151,7 @@ def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network
     def make(folder: Path) -> PruningOutcome:
         inputs = tensors(run.task.example_inputs(2))
         pruned = prune(student.module, inputs, settings, _loss_batches(run), run.recipe.seed)
+        run.store.say(f"prune: {pruned.in_words()}")
         reestimate_batchnorm_(pruned.module, (tensors(b.inputs) for b in _batches(run)))
         plan, weights = folder / "plan.json", folder / "weights.safetensors"
         pruned.plan.save(plan)

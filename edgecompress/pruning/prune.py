@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Callable, Iterable, Mapping
 from copy import deepcopy
 from dataclasses import dataclass
@@ -50,6 +51,21 @@ class Pruned:
     macs_after: int
     parameters_before: int
     parameters_after: int
+
+    def in_words(self) -> str:
+        """Return what was asked beside what went, and how many layers kept all channels and why."""
+        what = "channels" if self.macs_after < self.macs_before else "weights"
+        words = [f"{self.achieved_ratio:.1%} of the {what} went ({self.requested_ratio:.1%} asked)"]
+        for name, gone in (("heads", self.heads), ("blocks", self.blocks)):
+            if gone.requested_ratio:
+                asked = f"({gone.requested_ratio:.1%} asked)"
+                words.append(f"{gone.removed} of {gone.of} {name} {asked}")
+        for reason, count in Counter(self.whole.values()).items():
+            if reason not in ("makes an output", "is in prune.ignore"):
+                path = next(path for path, why in self.whole.items() if why == reason)
+                more = f" and {count - 1} like it" if count > 1 else ""
+                words.append(f"{path!r}{more} stays whole: it {reason}")
+        return "; ".join(words)
 
 
 def prune(
