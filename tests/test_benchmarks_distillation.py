@@ -49,9 +49,18 @@ def test_losses_are_in_standard_deviations_of_the_control():
 def test_a_set_that_loses_is_named_and_raises_the_bound():
     worse = figures.compared("bad", results("bad", [0.90, 0.91, 0.92], [0.88, 0.8901, 0.90]))
     even = figures.compared("even", results("even", [0.84, 0.86, 0.85], [0.85, 0.85, 0.85]))
-    said = figures.verdicts([worse, even])
+    said = figures.does_not_lose([worse, even])
     assert "Worse at p < 0.01: bad." in said
     assert figures.upper_bound(worse.losses) > 1.5
+
+
+def test_a_gap_counts_only_where_it_is_sure():
+    sure = figures.compared("sure", results("sure", [0.84, 0.86], [0.93, 0.91]))
+    unsure = figures.compared("unsure", results("unsure", [0.93, 0.94], [0.95, 0.95]))
+    assert "in 1 of 2 rows; at least 50% of the gap is closed in 1: sure." in figures.gains(
+        [sure, unsure]
+    )
+    assert "(" in figures.table([unsure]).splitlines()[-1]
 
 
 def test_pairs_are_made_by_seed_and_choice_by_validation(tmp_path, capsys):

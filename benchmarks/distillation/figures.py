@@ -155,25 +155,31 @@ def names(lines: Sequence[Line], key: str = "set") -> list[str]:
     return list(dict.fromkeys(line[key] for line in lines))
 
 
-def verdicts(found: Sequence[Comparison]) -> str:
-    """Return in words whether distillation does not lose, and whether it gains."""
+def does_not_lose(found: Sequence[Comparison]) -> str:
+    """Return in words what distillation costs where it does not help, all pairs together."""
     losses = [loss for one in found for loss in one.losses]
-    bound = upper_bound(losses)
     worse = [one.name for one in found if one.worse_p < WORSE_P]
-    leading = [one for one in found if one.lead / one.lead_error >= LEAD_ERRORS]
-    closing = [one.name for one in leading if one.closed >= GAP_SHARE]
     ships = [ship for one in found for ship in one.control_ships]
     return "\n".join(
         [
             f"- {len(losses)} pairs: mean loss {np.mean(losses):+.2f} standard deviations of the "
-            f"control, one-sided 95 % bound {bound:+.2f} (asked: at most {LOSS_LIMIT:+.2f}).",
+            f"control, one-sided 95 % bound {upper_bound(losses):+.2f} (asked: at most "
+            f"{LOSS_LIMIT:+.2f}).",
             f"- Worse at p < {WORSE_P}: {', '.join(worse) or 'no set'}.",
             f"- The control would have shipped in {sum(ships)} of {len(ships)} pairs "
             f"({np.mean(ships):.0%}), chosen on validation.",
-            f"- The teacher leads by {LEAD_ERRORS:g} standard errors or more on {len(leading)} "
-            f"sets; at least {GAP_SHARE:.0%} of the gap is closed on {len(closing)}: "
-            f"{', '.join(closing) or 'none'}.",
         ]
+    )
+
+
+def gains(found: Sequence[Comparison]) -> str:
+    """Return in words on which sets there is a gap, and on which at least half of it closes."""
+    leading = [one for one in found if one.lead / one.lead_error >= LEAD_ERRORS]
+    closing = [one.name for one in leading if one.closed >= GAP_SHARE]
+    return (
+        f"- The teacher leads by {LEAD_ERRORS:g} standard errors or more in {len(leading)} of "
+        f"{len(found)} rows; at least {GAP_SHARE:.0%} of the gap is closed in {len(closing)}: "
+        f"{', '.join(closing) or 'none'}."
     )
 
 
@@ -181,7 +187,13 @@ def main(path: Path) -> None:
     """Print the tables and verdicts of a file of results."""
     lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
     found = [compared(n, [line for line in lines if line["set"] == n]) for n in names(lines)]
-    print(table(found), verdicts(found), seeds_table(lines), sep="\n\n")
+    sets = [one for one in found if "-" not in one.name]  # the others are variants of a set
+    variants = [one for one in found if "-" in one.name]
+    for title, part in (("The sets", sets), ("Variants", variants)):
+        if part:
+            print(f"## {title}\n", table(part), "", sep="\n")
+    print(does_not_lose(sets or variants), gains(found), sep="\n")
+    print("\n## Every seed\n", seeds_table(lines), sep="\n")
 
 
 if __name__ == "__main__":

@@ -6,10 +6,10 @@ in `examples/fashion_mnist`; the teacher is the same here.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
-from numpy.typing import NDArray
 from torch import nn
 
 from edgecompress import Split, Task
@@ -22,8 +22,7 @@ CLASSES = (
     "Sandal", "Shirt", "Sneaker", "Bag", "Ankle boot",
 )  # fmt: skip
 MEAN, STD = 0.2860, 0.3530  # of the training pixels in 0..1
-SHIFT, COPIES = 2, 0
-VALIDATION_SHARE = 1 / 12
+VALIDATION_SHARE, FEW = 1 / 12, 1 / 50
 
 
 def task(data: Path) -> Task:
@@ -39,10 +38,9 @@ def task(data: Path) -> Task:
 
     whole = split("train")
     rows = split_rows(found["y_train"], (1 - VALIDATION_SHARE, VALIDATION_SHARE))
-    train = whole.take(rows[0])
     return Task(
         name="fashion_mnist",
-        train=with_copies(train),
+        train=whole.take(rows[0]),
         validation=whole.take(rows[1]),
         test=split("test"),
         teacher=lambda: ResidualNet(1, 10, widths=(32, 64, 128), blocks=(2, 2, 2)),
@@ -51,27 +49,9 @@ def task(data: Path) -> Task:
     )
 
 
-def with_copies(split: Split) -> Split:
-    """Return the images and, for each, copies shifted by up to two pixels, every other mirrored.
-
-    The copies are drawn once, so that the teacher labels them once for all seeds.
-    """
-    images = split.inputs["image"]
-    draws = np.random.default_rng(0)
-    views = [images, *(shifted_and_mirrored(images, draws) for _ in range(COPIES))]
-    labels = np.tile(split.labels, 1 + COPIES)
-    return Split({"image": np.concatenate(views)}, labels, split.files)
-
-
-def shifted_and_mirrored(
-    images: NDArray[np.float32], draws: np.random.Generator
-) -> NDArray[np.float32]:
-    """Return each image (1, 28, 28) shifted, and mirrored or not."""
-    count, _, height, width = images.shape
-    edge = ((0, 0), (SHIFT, SHIFT), (SHIFT, SHIFT))
-    padded = np.pad(images[:, 0], edge, constant_values=-MEAN / STD)
-    top, left = draws.integers(0, 2 * SHIFT + 1, (2, count, 1))
-    columns = np.where(draws.random((count, 1)) < 0.5, np.arange(width)[::-1], np.arange(width))
-    rows = top + np.arange(height)
-    each = np.arange(count)[:, None, None]
-    return padded[each, rows[:, :, None], (left + columns)[:, None, :]][:, None]
+def few_labels(data: Path) -> Task:
+    """Return the task with labels for one image in fifty, the others an unlabelled pool."""
+    whole = task(data)
+    few, rest = split_rows(np.asarray(whole.train.labels), (FEW, 1 - FEW))
+    pool = replace(whole.train.take(rest), labels=None)
+    return replace(whole, train=whole.train.take(few), unlabelled=pool)

@@ -6,6 +6,7 @@ Data: Matey-Sanz, Casteleyn, Granell 2023, Data in Brief 109809 (CC BY 4.0). Peo
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -21,11 +22,11 @@ from edgecompress.tasks.task import Arrays
 CLASSES = ("seated", "standing up", "walking", "turning", "sitting down")
 LENGTH, PURE = 64, 0.8  # samples at 100 Hz, and the share of a window that is one activity
 STEP, TRAIN_STEP = 32, 8
-VALIDATION_FROM, TEST_FROM = 13, 16
+VALIDATION_FROM, TEST_FROM, FEW_PEOPLE = 13, 16, 2
 
 
-def task(data: Path) -> Task:
-    """Read `har_phone.npz` in the folder `data`."""
+def task(data: Path, labelled: int = VALIDATION_FROM - 1) -> Task:
+    """Read `har_phone.npz` in the folder `data`; only the first `labelled` people have labels."""
     path = data / "har_phone.npz"
     recorded = read_npz(path, ["samples", "label", "offsets", "subject"])
     people = recorded["subject"]
@@ -36,15 +37,23 @@ def task(data: Path) -> Task:
         windows, labels = _windows(recorded, np.flatnonzero(chosen), step)
         return Split({"motion": (windows - scale[0]) / scale[1]}, labels, (path,))
 
+    known = in_train & (people <= labelled)
+    pool = in_train & ~known
     return Task(
         name="har_phone",
-        train=split(in_train, TRAIN_STEP),
+        train=split(known, TRAIN_STEP),
+        unlabelled=replace(split(pool, TRAIN_STEP), labels=None) if pool.any() else None,
         validation=split(~in_train & (people < TEST_FROM), STEP),
         test=split(people >= TEST_FROM, STEP),
         teacher=lambda: sensor_net(6, len(CLASSES), width=2.0),
         student=student,
         class_names=CLASSES,
     )
+
+
+def few_labels(data: Path) -> Task:
+    """Return the task with labels of few people, the windows of the others an unlabelled pool."""
+    return task(data, labelled=FEW_PEOPLE)
 
 
 def student() -> nn.Module:
