@@ -217,12 +217,13 @@ class _Trainer:
     def _clip_(self, loss: float) -> None:
         """Bring the gradient's norm down to the limit, where it is finite and above it."""
         gradients = [p.grad for p in self.learning if p.grad is not None]
-        norm = nn.utils.get_total_norm(gradients, foreach=True)
+        at_once = self.accelerator.device.type == "cpu" or None  # elsewhere torch knows best
+        norm = nn.utils.get_total_norm(gradients, foreach=at_once)
         if not (math.isfinite(loss) and math.isfinite(float(norm))):
             raise _NotFiniteError(_cause(self.module, loss))
         if float(norm) > self.settings.clip_norm:
             nn.utils.clip_grads_with_norm_(
-                self.learning, self.settings.clip_norm, norm, foreach=True
+                self.learning, self.settings.clip_norm, norm, foreach=at_once
             )
 
     def _total(self) -> int:
