@@ -108,6 +108,15 @@ def test_seeds_that_disagree_are_a_warning() -> None:
     assert doubt not in told((890, 900, 912))  # no claim, no doubt of it
 
 
+def test_nothing_is_not_below_nothing() -> None:
+    scores = {DISTILLED: (0.1, 0.2, 0.6), CONTROL: (0.3, 0.3, 0.3 + 1e-9)}
+    arms = [
+        Scored(name, Evaluation(Metric("accuracy", 0.3, 0, 1, "validation"), row))
+        for name, row in scores.items()
+    ]
+    assert ": +0.00 points of accuracy [" in pick_arm(arms)[1]
+
+
 def test_two_seeds_have_ends_but_no_standard_deviation() -> None:
     arms = [right(DISTILLED, 950 + s, seed=s) for s in (0, 1)]
     arms += [right(CONTROL, 900, seed=s) for s in (0, 1)]

@@ -87,7 +87,8 @@ class Comparison:
         return "accuracy" in self.metric.lower()
 
     def _said(self, value: float) -> str:
-        return f"{100 * value:+.2f}" if self._points else f"{value:+.3g}"
+        rounded = round(100 * value, 2) + 0.0  # no minus before a zero
+        return f"{rounded:+.2f}" if self._points else f"{value:+.3g}"
 
     @property
     def _spread(self) -> str:
