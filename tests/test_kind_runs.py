@@ -8,13 +8,18 @@ from pathlib import Path
 import kind_tasks
 import numpy as np
 import pytest
+from command_line import document, quick_profile
 from kind_tasks import KINDS, OUTPUTS, knowing, network
+from torch import nn
 
+from edgecompress.cli.main import main
 from edgecompress.distilling.choice import CONTROL, DISTILLED
 from edgecompress.distilling.distill import distill
 from edgecompress.distilling.rules import settled, settled_recipe
 from edgecompress.distilling.scoring import forward
 from edgecompress.errors import RecipeError, TaskError
+from edgecompress.exporting.card import answer_in_words
+from edgecompress.exporting.onnx import export
 from edgecompress.pipeline.compress import compress
 from edgecompress.profiles import load_profile
 from edgecompress.recipe import DistillSettings, Recipe, TrainSettings, load_recipe
@@ -271,3 +276,39 @@ def test_the_chain_refuses_before_anything_is_trained(tmp_path: Path) -> None:
     task = kind_tasks.task("regression", lambda: pytest.fail("the teacher was made"))
     with pytest.raises(RecipeError, match="is not for kind 'regression'"):
         compress(asked, load_profile("cpu-1core"), tmp_path / "out", task=task)
+
+
+# --- a model file by itself -----------------------------------------------------------------
+
+
+def test_check_scores_a_file_of_numbers_by_the_recipes_metric_and_refuses_another_width(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("my_task.py").write_text(
+        "import kind_tasks\n\n\ndef task():\n"
+        "    return kind_tasks.task('regression', lambda: kind_tasks.knowing('regression'))\n"
+    )
+    Path("recipe.toml").write_text('task = "my_task.py:task"\n[accept]\nmax_drop = 0.3\n')
+    profile = quick_profile(tmp_path, "model_size_mb = 1")
+    inputs = {"x": kind_tasks.split("regression", 3, 5).inputs["x"]}
+    export(knowing("regression"), inputs, tmp_path / "good.onnx")
+    asked = ["--profile", profile, "--recipe", "recipe.toml", "--json"]
+    assert main(["check", "good.onnx", *asked]) == 0
+    score = document(capsys)["candidates"][0]["metrics"]["R2"]
+    assert score["value"] > 0.9
+    export(nn.Linear(6, 1), inputs, tmp_path / "broad.onnx")
+    assert main(["check", "broad.onnx", *asked]) == 2
+    words = "answers with shape (1,) a sample; expected (2,), to be scored by R2"
+    assert words in capsys.readouterr().err
+
+
+def test_the_bundle_says_what_an_answer_means() -> None:
+    said = {kind: answer_in_words(kind, ("a", "b", "c")) for kind in ("multilabel", "tokens")}
+    assert said["multilabel"] == "one logit for each of 3 labels (a, b, c), above 0 where it holds"
+    assert said["tokens"] == (
+        "one of 3 classes (a, b, c) for each token, the classes on the second axis"
+    )
+    assert answer_in_words("binary", ()).startswith("one logit, above 0 for label 1; 1 / (1 + exp")
+    assert answer_in_words("regression", ()) == "numbers in the unit of the labels"
+    assert answer_in_words("embedding", ()).startswith("a vector")

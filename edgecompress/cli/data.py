@@ -21,13 +21,17 @@ LABELS = ("labels", "y")
 
 @dataclass(frozen=True)
 class Samples:
-    """Hold samples by input name, their labels, the metric and the teacher's scores on them."""
+    """Hold samples by input name, their labels, the metric and the teacher's scores on them.
+
+    `answer` is the shape of one answer that the metric can score; () where the labels tell.
+    """
 
     where: str
     arrays: Arrays
     labels: NDArray[Any] | None
     metric: Metric = ACCURACY
     teacher: Evaluation | None = None
+    answer: tuple[int, ...] = ()
 
 
 def read_samples(path: Path, labelled: bool = True) -> Samples:
@@ -90,6 +94,11 @@ def score(facts: ModelFacts, samples: Samples) -> Evaluation:
     outputs = run(facts.model, inputs_for(facts, samples))
     if samples.metric is ACCURACY:
         _check_classes(samples.labels, outputs.shape, samples.where)
+    elif samples.answer and outputs.shape[1:] != samples.answer:  # a metric might broadcast
+        raise DataError(
+            f"{samples.where}: {facts.model.path} answers with shape {outputs.shape[1:]} a sample; "
+            f"expected {samples.answer}, to be scored by {samples.metric.name}"
+        )
     return evaluate(samples.metric, outputs, samples.labels, "test")
 
 

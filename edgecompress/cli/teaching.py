@@ -11,6 +11,8 @@ from edgecompress.pipeline.narrowing import narrowed
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.training import obtain_teacher
 from edgecompress.recipe import Recipe
+from edgecompress.tasks.scores import NEIGHBOURS
+from edgecompress.tasks.targets import output_shape_of
 
 
 def task_samples(recipe: Recipe, out: Path, trust_code: bool) -> Samples:
@@ -25,4 +27,5 @@ def task_samples(recipe: Recipe, out: Path, trust_code: bool) -> Samples:
         run, teacher = narrowed(run, obtain_teacher(run))
         test, metric = run.task.test, run.task.metric
         score = teacher_score(run, teacher, "test")
-        return Samples(f"task {run.task.name!r}", test.inputs, test.labels, metric, score)
+        answer = () if metric is NEIGHBOURS else output_shape_of(run.task, 1)[1:]
+        return Samples(f"task {run.task.name!r}", test.inputs, test.labels, metric, score, answer)

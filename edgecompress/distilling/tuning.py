@@ -64,8 +64,10 @@ def choice_in_words(trials: tuple[Trial, ...]) -> str:
     if not trials:
         return ""
     best = max(trials, key=_quality)
+    softened = len({trial.temperature for trial in trials}) > 1  # else no loss reads it
     return (
-        f"T = {best.temperature:g} and kd_weight = {best.kd_weight:g}, the best of {len(trials)} "
+        f"{f'T = {best.temperature:g} and ' if softened else ''}"
+        f"kd_weight = {best.kd_weight:g}, the best of {len(trials)} "
         f"short trials ({best.metric.name} {best.metric.value:.4f} on {best.metric.split}); "
     )
 

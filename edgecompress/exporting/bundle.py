@@ -23,7 +23,7 @@ from edgecompress import __version__
 from edgecompress.errors import EdgecompressError, ModelError
 from edgecompress.exporting.card import model_card
 from edgecompress.exporting.snippets import write_snippets
-from edgecompress.records import Artifact, Candidate, OnnxModel, Report
+from edgecompress.records import Artifact, Candidate, Kind, OnnxModel, Report
 from edgecompress.runtime import main_output, run, session
 from edgecompress.store import artifact, library_version, replace_folder, write_atomic
 from edgecompress.tasks import tokenizers
@@ -58,7 +58,8 @@ class BundleContents:
     """Hold what a bundle is made of.
 
     `golden_inputs` are a few real samples, as the model takes them; `samples` the sizes of the
-    data's splits; `tokenizer` is what makes the model's input of texts, where it reads them.
+    data's splits; `tokenizer` is what makes the model's input of texts, where it reads them; `kind`
+    is the task's.
     """
 
     report: Report
@@ -67,6 +68,7 @@ class BundleContents:
     normalization: Mapping[str, Normalization] = field(default_factory=dict)
     samples: Mapping[str, int] = field(default_factory=dict)
     tokenizer: Tokenizer | None = None
+    kind: Kind = "classification"
 
 
 @dataclass(frozen=True)
@@ -149,7 +151,7 @@ def _texts(contents: BundleContents, output: str, model_file: str) -> dict[str, 
     tokenizer = _tokenizer_files(contents.tokenizer)
     texts = {
         "README.md": model_card(
-            contents.report, inputs, names, contents.samples, reads_texts=bool(tokenizer)
+            contents.report, inputs, names, contents.samples, bool(tokenizer), contents.kind
         ),
         "normalization.json": _json(normalization).decode(),
         **write_snippets(inputs, output, model_file, library_version("onnxruntime")),

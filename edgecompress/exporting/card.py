@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from edgecompress import __version__
-from edgecompress.records import Arm, BudgetCheck, Candidate, Metric, Report
+from edgecompress.records import Arm, BudgetCheck, Candidate, Kind, Metric, Report
 from edgecompress.tasks.task import Arrays
 
 
@@ -15,13 +15,14 @@ def model_card(
     class_names: Sequence[str],
     samples: Mapping[str, int],
     reads_texts: bool = False,
+    kind: Kind = "classification",
 ) -> str:
     """Return the card as Markdown; `samples` are the sizes of the data's splits.
 
-    `reads_texts` says that the bundle holds a tokenizer.
+    `reads_texts` says that the bundle holds a tokenizer; `kind` is the task's.
     """
     sections = {
-        "Intended use": _use(report, inputs, class_names),
+        "Intended use": _use(report, inputs, class_names, kind),
         "Verdict": _verdict(report),
         "Accuracy": _accuracy(report),
         "Data": _data(report, samples),
@@ -34,16 +35,37 @@ def model_card(
     return "\n".join([title, *parts])
 
 
-def _use(report: Report, inputs: Arrays, class_names: Sequence[str]) -> Iterator[str]:
+def answer_in_words(kind: Kind, class_names: Sequence[str]) -> str:
+    """Return what the model's output means to an app.
+
+    >>> answer_in_words("binary", ("ham", "spam"))
+    'one logit, above 0 for spam; 1 / (1 + exp(-logit)) is how likely that is'
+    """
+    named = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
+    named = f" ({named})" if named else ""
+    count = f" of {len(class_names)}" if class_names else ""
+    match kind:
+        case "classification":
+            return f"one{count} classes{named}" if class_names else "the model's output"
+        case "binary":
+            yes = class_names[1] if len(class_names) == 2 else "label 1"
+            return f"one logit, above 0 for {yes}; 1 / (1 + exp(-logit)) is how likely that is"
+        case "multilabel":
+            return f"one logit for each{count} labels{named}, above 0 where it holds"
+        case "regression":
+            return "numbers in the unit of the labels"
+        case "embedding":
+            return "a vector, to be compared with others of this model"
+        case "tokens":
+            return f"one{count} classes{named} for each token, the classes on the second axis"
+
+
+def _use(report: Report, inputs: Arrays, class_names: Sequence[str], kind: Kind) -> Iterator[str]:
     shapes = ", ".join(
         f"`{name}` ({array.dtype}, {' x '.join(map(str, array.shape[1:])) or 'one number'})"
         for name, array in inputs.items()
     )
-    if class_names:
-        names = ", ".join(class_names[:20]) + (", ..." if len(class_names) > 20 else "")
-        answer = f"one of {len(class_names)} classes ({names})"
-    else:
-        answer = "the model's output"
+    answer = answer_in_words(kind, class_names)
     yield f"Task `{report.task}`: from {shapes} to {answer}, on devices like `{report.profile}`."
     yield "It was scored on this task's data alone; expect nothing of it elsewhere."
 

@@ -37,6 +37,7 @@ def deliver(run: Run, report: Report) -> Path | None:
         class_names=run.task.class_names,
         normalization=run.task.normalization,
         tokenizer=run.task.tokenizer,
+        kind=run.task.kind,
         samples={
             "train": len(run.task.train),
             "validation": len(run.task.validation),

@@ -158,7 +158,7 @@ def _without_empty_columns(table: Table) -> Table:
 def parity_table(report: Report) -> Table:
     """Return how far each candidate's outputs lie from its reference's."""
     return Table(
-        ("model", "compared with", "samples", "largest error", "same top class", "verdict"),
+        ("model", "compared with", "samples", "largest error", "same answer", "verdict"),
         tuple(_parity_row(c.label, c.parity) for c in report.candidates if c.parity is not None),
     )
 
