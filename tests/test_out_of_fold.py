@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
@@ -10,8 +12,9 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.neighbors import KNeighborsClassifier
-from tiny_lessons import CLASSES, split
+from tiny_lessons import CLASSES, blobs, split
 
+from edgecompress.distilling.certainty import certainty_as_taught, certainty_of
 from edgecompress.errors import TeacherError
 from edgecompress.store import row_digests
 from edgecompress.teachers.adapters import as_teacher, fingerprint, predict_logits
@@ -92,6 +95,22 @@ def test_a_forests_targets_become_soft():
     assert certainty(in_sample, x[:900]) > unseen + 0.1
     assert abs(certainty(out_of_fold, x[:900]) - unseen) < 0.05
     assert certainty(out_of_fold, x[900:]) == unseen
+
+
+def test_certainty_is_judged_by_what_the_student_hears():
+    task = replace(blobs(), train=TRAIN, validation=OTHER)
+    teacher = as_teacher(source(KNeighborsClassifier(7)), NAMES)
+    outputs = predict_logits(teacher, OTHER.inputs)
+    heard = predict_logits(teacher, TRAIN.inputs)
+    note = certainty_as_taught(task, teacher, outputs).note(True)
+    assert note.startswith("the teacher on training samples, out of fold: accuracy")
+    on_those = certainty_of(replace(task, validation=TRAIN), heard).note(True)
+    assert note.partition(":")[2] == on_those.partition(":")[2]
+    on_validation = certainty_of(task, outputs).note(True)
+    for other in (replace(task, train=OTHER), replace(task, train=split(90, 7))):
+        assert certainty_as_taught(other, teacher, outputs).note(True) == on_validation
+    whole = as_teacher(KNeighborsClassifier(7).fit(TRAIN.inputs["x"], TRAIN.labels), NAMES)
+    assert certainty_as_taught(task, whole, outputs).note(True) == on_validation
 
 
 def test_other_folds_are_another_teacher():

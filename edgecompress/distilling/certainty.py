@@ -12,8 +12,9 @@ from edgecompress.recipe import DistillSettings
 from edgecompress.tasks.metrics import TeacherQuality, teacher_quality
 from edgecompress.tasks.targets import labels_of
 from edgecompress.tasks.task import IGNORED, Task
-from edgecompress.teachers.adapters import CheckedTeacher
+from edgecompress.teachers.adapters import CheckedTeacher, predict_logits
 from edgecompress.teachers.calibration import Calibration, calibrate
+from edgecompress.teachers.out_of_fold import OutOfFoldTeacher
 
 # Enough to find one number; more would only take time where there are many classes.
 MOST_ANSWERS = 10_000
@@ -23,13 +24,15 @@ MOST_ANSWERS = 10_000
 class Certainty:
     """Hold a teacher's quality on validation, as it is and at the temperature that suits it.
 
-    `answers` names what is right or wrong, where that is no whole sample: labels or tokens.
+    `answers` names what is right or wrong, where that is no whole sample: labels or tokens; `rows`
+    names the samples, where they are not those of validation.
     """
 
     before: TeacherQuality
     after: TeacherQuality
     calibration: Calibration
     answers: str = ""
+    rows: str = "on validation"
 
     @property
     def flawless(self) -> bool:
@@ -46,7 +49,7 @@ class Certainty:
         """Return the teacher's quality in words, and what was done about it."""
         before, after, found = self.before, self.after, self.calibration
         line = (
-            f"the teacher on validation: accuracy{self.answers and f' of {self.answers}'} "
+            f"the teacher {self.rows}: accuracy{self.answers and f' of {self.answers}'} "
             f"{before.accuracy:.2%}, NLL {before.nll:.4f}, calibration error {before.ece:.4f}"
         )
         temperature = self.temperature(wish)
@@ -61,6 +64,22 @@ class Certainty:
             f"held-out folds NLL {after.nll:.4f}, lower by {found.gain:.4f} "
             f"[{found.low:.4f}, {found.high:.4f}], calibration error {after.ece:.4f}"
         )
+
+
+def certainty_as_taught(
+    task: Task, teacher: CheckedTeacher, outputs: NDArray[Any]
+) -> Certainty | None:
+    """Return how sure a teacher is on samples that it answers without having seen them.
+
+    Those are validation's, where it says `outputs`. One that answers training samples out of fold
+    is judged by these: each part of it saw fewer samples than the whole, errs more often, and is
+    what the student hears.
+    """
+    inner, samples = teacher.inner, task.train.inputs
+    if not isinstance(inner, OutOfFoldTeacher) or not inner.knows(samples):
+        return certainty_of(task, outputs)
+    found = certainty_of(replace(task, validation=task.train), predict_logits(teacher, samples))
+    return found and replace(found, rows="on training samples, out of fold")
 
 
 def certainty_of(task: Task, outputs: NDArray[Any]) -> Certainty | None:

@@ -8,7 +8,7 @@ from torch import nn
 
 from edgecompress.distilling.arms import TrainedArm, check_beginning, contest, train_arm
 from edgecompress.distilling.beginnings import Student, begun, born_again
-from edgecompress.distilling.certainty import calibrated, certainty_of
+from edgecompress.distilling.certainty import calibrated, certainty_as_taught
 from edgecompress.distilling.choice import DISTILLED
 from edgecompress.distilling.inspecting import (
     figures_of,
@@ -85,7 +85,7 @@ def distill(
     asked = as_teacher(teacher, form_of(task))
     outputs = predict_logits(asked, task.validation.inputs)
     check_teacher_outputs(task, outputs)
-    asked = calibrated(asked, certainty_of(task, outputs), settings)
+    asked = calibrated(asked, certainty_as_taught(task, asked, outputs), settings)
     start = _start(student, asked, settings)
     check_beginning(start, settings, bench.seed)
     if settings.narrow_by == "pca":

@@ -13,7 +13,7 @@ import torch
 from torch import Tensor, nn
 
 from edgecompress.distilling.beginnings import Student, begun, born_again
-from edgecompress.distilling.certainty import certainty_of
+from edgecompress.distilling.certainty import certainty_as_taught
 from edgecompress.distilling.checkpoint import save_weights, weights_digest
 from edgecompress.distilling.features import relational_loss
 from edgecompress.distilling.kinds import Aim, aim_of, form_of, hard_part, to_labels
@@ -72,7 +72,8 @@ def obtain_teacher(run: Run) -> TeacherInHand:
     digest = digest_of([outputs.tobytes().hex(), fingerprint(teacher)])
     digest = network.digest if network else digest
     onnx = Path(source) if isinstance(source, str | Path) else None
-    return TeacherInHand(teacher, digest, network, onnx, certainty_of(run.task, outputs))
+    certainty = certainty_as_taught(run.task, teacher, outputs)
+    return TeacherInHand(teacher, digest, network, onnx, certainty)
 
 
 def _as_network(run: Run, module: nn.Module) -> Network:

@@ -67,6 +67,10 @@ class OutOfFoldTeacher:
             answer[~known] = self.whole.logits(strange).cpu().float()
         return answer
 
+    def knows(self, inputs: Arrays) -> bool:
+        """Return whether every one of these samples was among the training rows."""
+        return all(key in self.rows for key in row_digests(inputs))
+
     @property
     def fingerprint(self) -> str:
         """Return a digest of what the teacher says of its training rows."""
