@@ -6,12 +6,14 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
-from tiny_lessons import CLASSES, blobs
+from tiny_lessons import CLASSES, blobs, dense
 from torch import Tensor
 
+from edgecompress.distilling.checkpoint import weights_digest
+from edgecompress.distilling.distill import distill
 from edgecompress.distilling.views import CHUNK, content_digest, task_views
 from edgecompress.errors import RecipeError, TaskError
-from edgecompress.recipe import TrainSettings
+from edgecompress.recipe import DistillSettings, TrainSettings
 from edgecompress.tasks.task import Split, Task
 
 FRESH, TWO = TrainSettings(), TrainSettings(views=2)
@@ -20,6 +22,13 @@ FRESH, TWO = TrainSettings(), TrainSettings(views=2)
 def noise(batch: dict[str, Tensor], generator: torch.Generator) -> dict[str, Tensor]:
     x = batch["x"]
     return {"x": x + 0.3 * torch.randn(x.shape, generator=generator)}
+
+
+def knowing() -> torch.nn.Module:
+    linear = torch.nn.Linear(4, CLASSES)
+    with torch.no_grad():
+        linear.weight.copy_(3 * torch.eye(CLASSES, 4))
+    return linear
 
 
 def task_of(inputs: dict[str, np.ndarray], labels: np.ndarray, pool: int = 0) -> Task:
@@ -169,3 +178,17 @@ def test_arrays_mapped_from_files_stay_there(tmp_path: Path, pool: int) -> None:
             assert str(one) == str(two)
     if not pool:
         assert task_views(there, FRESH, 0, True).view(0).inputs["x"] is mapped
+
+
+def test_a_distillation_reads_files_that_must_not_be_written(tmp_path: Path) -> None:
+    def mapped(name: str, split: Split) -> Split:
+        np.save(tmp_path / f"{name}.npy", split.inputs["x"])
+        return replace(split, inputs={"x": np.load(tmp_path / f"{name}.npy", mmap_mode="r")})
+
+    task = blobs(pool=20)
+    parts = {n: mapped(n, getattr(task, n)) for n in ("train", "validation", "test", "unlabelled")}
+    there = replace(task, **parts)
+    settings = DistillSettings(epochs=2, batch_size=16, precision="fp32")
+    ours, theirs = (distill(dense(1, 8), knowing(), of, settings) for of in (task, there))
+    for one, other in zip(ours.arms, theirs.arms, strict=True):
+        assert weights_digest(one.module) == weights_digest(other.module)

@@ -19,14 +19,14 @@ def forward(module: nn.Module, inputs: Arrays, batch: int = 500) -> NDArray[np.f
     """Return the network's outputs on named arrays, in eval mode and float32, without gradients."""
     was_training = module.training
     module.eval()
-    whole = tensors(inputs)
-    total = len(next(iter(whole.values())))
+    total = len(next(iter(inputs.values())))
     device = next((p.device for p in module.parameters()), torch.device("cpu"))
     parts = []
     with torch.no_grad():
         for start in range(0, total, batch):
-            part = [tensor[start : start + batch].to(device) for tensor in whole.values()]
-            parts.append(logits_of(module(*part)).float().cpu().numpy())
+            part = tensors({name: a[start : start + batch] for name, a in inputs.items()})
+            output = module(*(tensor.to(device) for tensor in part.values()))
+            parts.append(logits_of(output).float().cpu().numpy())
     module.train(was_training)
     return np.concatenate(parts)
 

@@ -84,7 +84,7 @@ def predict_logits(
     parts = [
         teacher.logits(
             {
-                k: torch.from_numpy(np.ascontiguousarray(v[i : i + batch]))
+                k: torch.from_numpy(np.require(v[i : i + batch], requirements=["C", "W"]))
                 for k, v in inputs.items()
             },
             first_sample=i,
