@@ -79,6 +79,7 @@ def test_what_cannot_be_told_ends_in_3(place, capsys):
     [
         (["--input", "1x2x3x4"], "--input 1x2x3x4: expected the sizes of one sample without the"),
         (["--input", "0x2"], "--input 0x2: expected the sizes of one sample"),
+        (["--input", "3x9999x9999"], "--input 3x9999x9999: 299,940,003 values, expected at most "),
         (["--input", "3", "--modality", "image"], "--modality image: given --input 3, but such an"),
         (["--input", "3", "--modality", "words"], "--modality words: expected image, signal, "),
         (["--input", "1x8x8", "--vocabulary", "9"], "--vocabulary: given for image inputs, which"),

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from functools import partial
+from math import prod
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -17,6 +18,7 @@ if TYPE_CHECKING:
     from edgecompress.students.ladder import Modality, Problem
 
 _AXES = {3: "image", 2: "signal", 1: "table"}
+_MOST = 10**7  # values in a sample: more is a slip, or nothing for a small device
 
 
 def students(  # noqa: PLR0913 - each is an option of the command line
@@ -114,11 +116,14 @@ def _exit_code(offers: tuple[StudentOffer, ...]) -> int:
 
 def _sizes(text: str) -> tuple[int, ...]:
     sizes = text.lower().split("x")
-    if not 1 <= len(sizes) <= 3 or not all(s.isdecimal() and 1 <= int(s) <= 10**6 for s in sizes):
+    if not 1 <= len(sizes) <= 3 or not all(s.isdecimal() and 1 <= int(s) <= _MOST for s in sizes):
         raise UsageError(
             f"--input {text}: expected the sizes of one sample without the batch, such as 1x28x28"
         )
-    return tuple(map(int, sizes))
+    found = tuple(map(int, sizes))
+    if prod(found) > _MOST:
+        raise UsageError(f"--input {text}: {prod(found):,} values, expected at most {_MOST:,}")
+    return found
 
 
 def _modality(given: str | None, sizes: tuple[int, ...]) -> Modality:
