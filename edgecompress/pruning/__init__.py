@@ -1,1 +1,1 @@
-"""Remove channels that matter little, and remember which as data."""
+"""Remove what matters little: channels, heads, blocks, weights; what is left is data."""

@@ -12,10 +12,9 @@ from dataclasses import dataclass
 
 import torch
 from torch import Tensor, nn
-from torch_pruning import DependencyGraph
 
 from edgecompress.errors import PruningError
-from edgecompress.pruning.graph import ROOTS, run
+from edgecompress.pruning.graph import ROOTS, Graph, run
 from edgecompress.pruning.groups import Coupled, cut_, set_heads_
 
 TOLERANCE = 1e-3  # of the largest output; rounding makes 1e-6, channels that meet wrongly all of it
@@ -39,7 +38,7 @@ class Cut:
 
 def cut_faithfully_(
     module: nn.Module,
-    graph: DependencyGraph,
+    graph: Graph,
     one: Coupled,
     cut: Cut,
     inputs: tuple[Tensor, ...],
@@ -89,7 +88,7 @@ def _close(expected: Tensor, got: Tensor) -> bool:
 
 
 @contextmanager
-def _silenced(graph: DependencyGraph, one: Coupled, channels: Sequence[int]) -> Iterator[None]:
+def _silenced(graph: Graph, one: Coupled, channels: Sequence[int]) -> Iterator[None]:
     """Hold at zero, inside the `with`, all weights that make or take the channels."""
     make = graph.get_pruner_of_module(one.layer).prune_out_channels
     before: list[tuple[nn.Parameter, Tensor]] = []

@@ -6,7 +6,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from torch_pruning import DependencyGraph
 
 from edgecompress.errors import PruningError
 
+Graph: TypeAlias = DependencyGraph  # which layers touch, as torch-pruning has traced them
 Inputs = Mapping[str, Any] | tuple[Any, ...]  # tensors, or arrays that become tensors
 ROOTS = (nn.modules.conv._ConvNd, nn.Linear)
 """The layers whose output channels may be cut; everything else follows them."""
@@ -101,7 +102,7 @@ def differentiable(module: nn.Module, inputs: tuple[Tensor, ...]) -> list[Tensor
     return [tensor for tensor in tensors_in(module(*inputs)) if tensor.grad_fn is not None]
 
 
-def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[DependencyGraph, list[Tensor]]:
+def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[Graph, list[Tensor]]:
     """Return torch-pruning's graph of an opened module, and the outputs that it was traced from."""
     outputs: list[Tensor] = []
 
@@ -110,7 +111,7 @@ def trace(module: nn.Module, inputs: tuple[Tensor, ...]) -> tuple[DependencyGrap
         return outputs
 
     with torch_pruning_at_work(module):
-        graph = DependencyGraph().build_dependency(module, inputs, forward_fn=forward)
+        graph = Graph().build_dependency(module, inputs, forward_fn=forward)
     if not outputs:
         raise PruningError(
             f"{type(module).__name__} returns nothing that depends on its parameters "

@@ -9,10 +9,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_pruning import DependencyGraph
 
 from edgecompress.errors import PruningError
-from edgecompress.pruning.graph import ROOTS, torch_pruning_at_work
+from edgecompress.pruning.graph import ROOTS, Graph, torch_pruning_at_work
 from edgecompress.settings import did_you_mean
 
 HEAD_COUNTS = ("num_heads", "heads", "num_attention_heads", "n_heads", "n_head", "nhead")
@@ -80,7 +79,7 @@ class Groups:
 
 def groups_of(
     module: nn.Module,
-    graph: DependencyGraph,
+    graph: Graph,
     outputs: list[Tensor],
     spared: Collection[nn.Module] = (),
 ) -> Groups:
@@ -109,7 +108,7 @@ def groups_of(
     return Groups(tuple(cuttable), whole)
 
 
-def _ends(graph: DependencyGraph, outputs: list[Tensor]) -> list[Any]:
+def _ends(graph: Graph, outputs: list[Tensor]) -> list[Any]:
     """Return the nodes that make the outputs."""
     makers = {output.grad_fn for output in outputs}
     return [n for n in graph.module2node.values() if not n.outputs or n.grad_fn in makers]
@@ -127,7 +126,7 @@ def modules_at(module: nn.Module, paths: Collection[str]) -> set[nn.Module]:
     return {part for path in paths for part in modules[path].modules()}
 
 
-def cut_(module: nn.Module, graph: DependencyGraph, one: Coupled, channels: Sequence[int]) -> None:
+def cut_(module: nn.Module, graph: Graph, one: Coupled, channels: Sequence[int]) -> None:
     """Cut channels of a group, in place."""
     pruner = graph.get_pruner_of_module(one.layer)
     with torch.no_grad(), torch_pruning_at_work(module):
@@ -150,7 +149,7 @@ def set_heads_(module: nn.Module, one: Coupled, count: int) -> None:
             layer.channel_parts = one.heads.fused * count
 
 
-def _is_sound(graph: DependencyGraph, group: Any) -> bool:
+def _is_sound(graph: Graph, group: Any) -> bool:
     """Return whether every layer of the group has the channels that torch-pruning would take."""
     for dep, indices in group:
         layer = dep.target.module
@@ -162,7 +161,7 @@ def _is_sound(graph: DependencyGraph, group: Any) -> bool:
     return True
 
 
-def _together(graph: DependencyGraph, root: nn.Module) -> int:
+def _together(graph: Graph, root: nn.Module) -> int:
     """Return how many evenly spaced channels of a layer go with its first; 0 where not even.
 
     A gate that multiplies one half of a layer's channels with the other makes two.
@@ -190,7 +189,7 @@ def _tells_parts(group: Any) -> bool:
 
 
 def _heads(
-    module: nn.Module, graph: DependencyGraph, group: Any, paths: dict[nn.Module, str]
+    module: nn.Module, graph: Graph, group: Any, paths: dict[nn.Module, str]
 ) -> Heads | None:
     """Return the heads that a group's channels fall into, from the module around its layers."""
     made: list[nn.Module] = []
@@ -224,7 +223,7 @@ def _around(paths: list[str]) -> Iterator[str]:
         yield ".".join(parents[0][:depth])
 
 
-def _parts(graph: DependencyGraph, group: Any, heads: Heads | None) -> int:
+def _parts(graph: Graph, group: Any, heads: Heads | None) -> int:
     """Return into how many parts that must lose alike the group's channels fall.
 
     A layer tells by `channel_parts` of parts of its outputs that its type does not show.
@@ -242,7 +241,7 @@ def _parts(graph: DependencyGraph, group: Any, heads: Heads | None) -> int:
     return parts
 
 
-def _kinds(graph: DependencyGraph, group: Any) -> Iterator[str]:
+def _kinds(graph: Graph, group: Any) -> Iterator[str]:
     """Yield what the group is built of: isomorphic groups yield the same (arXiv:2407.04616)."""
     for dep, _ in group:
         end = "out" if graph.is_out_channel_pruning_fn(dep.handler) else "in"

@@ -13,10 +13,9 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch_pruning import DependencyGraph
 
 from edgecompress.errors import PruningError
-from edgecompress.pruning.graph import ROOTS, Inputs, opened, positional, trace
+from edgecompress.pruning.graph import ROOTS, Graph, Inputs, opened, positional, trace
 from edgecompress.pruning.groups import Coupled, groups_of, modules_at
 from edgecompress.recipe import PruneSettings
 
@@ -121,7 +120,7 @@ def _units(one: Coupled) -> int:
     return one.width // one.parts
 
 
-def _slices(graph: DependencyGraph, one: Coupled, names: dict[int, str]) -> Iterator[Slices]:
+def _slices(graph: Graph, one: Coupled, names: dict[int, str]) -> Iterator[Slices]:
     """Yield the slices of all weights that go with the channels of a group."""
     for item in one.group:
         layer, makes = item.dep.target.module, graph.is_out_channel_pruning_fn(item.dep.handler)
