@@ -246,6 +246,10 @@ ASKED_IN_VAIN: dict[str, tuple[Kind, list[str], str]] = {
         "distill.soft_targets: given \"top-3\", which keeps the likeliest of one sample's classes; "
         "for kind 'multilabel' take \"fp32\" or \"fp16\"",
     ),
+    "halved numbers": (
+        "regression", ["distill.soft_targets=fp16"],
+        'given "fp16", which ends at 65504, and numbers may be of any size; take "fp32"',
+    ),
     "reduced tokens": (
         "tokens", ["distill.narrow_by=pca"],
         "distill.narrow_by: given \"pca\", which is for kind 'embedding', but the task's kind",
@@ -281,6 +285,8 @@ def test_the_chain_refuses_before_anything_is_trained(tmp_path: Path) -> None:
 # --- a model file by itself -----------------------------------------------------------------
 
 
+@pytest.mark.slow
+@pytest.mark.usefixtures("measure_briefly")
 def test_check_scores_a_file_of_numbers_by_the_recipes_metric_and_refuses_another_width(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:

@@ -71,11 +71,7 @@ def settled(task: Task, settings: S, section: str = "distill") -> S:
     _require_narrowing(where, task, settings)
     if kind in NUMBERS:
         _refuse_certainty(where, kind, settings)
-    if settings.soft_targets.startswith("top-") and kind != "classification":
-        raise RecipeError(
-            f'{where}.soft_targets: given "{settings.soft_targets}", which keeps the likeliest of '
-            f'one sample\'s classes; for kind {kind!r} take "fp32" or "fp16"'
-        )
+    _require_room(where, kind, settings)
     known = SOFT_LOSSES[kind]
     if settings.loss == "auto":
         squared = kind == "embedding" and task.metric is SQUARED_ERROR
@@ -98,6 +94,22 @@ def _refuse_certainty(where: str, kind: Kind, settings: DistillSettings) -> None
         raise RecipeError(
             f"{where}.temperature: kind {kind!r} answers with numbers, which no softmax softens; "
             "remove it"
+        )
+
+
+def _require_room(where: str, kind: Kind, settings: DistillSettings) -> None:
+    """Refuse ways to keep soft targets that were made for classes."""
+    form = settings.soft_targets
+    if form.startswith("top-") and kind != "classification":
+        half = "" if kind == "regression" else ' or "fp16"'
+        raise RecipeError(
+            f'{where}.soft_targets: given "{form}", which keeps the likeliest of one sample\'s '
+            f'classes; for kind {kind!r} take "fp32"{half}'
+        )
+    if form == "fp16" and kind == "regression":
+        raise RecipeError(
+            f'{where}.soft_targets: given "fp16", which ends at 65504, and numbers may be of any '
+            'size; take "fp32"'
         )
 
 
