@@ -14,7 +14,9 @@ from edgecompress.tasks.tokenizers import (
     LONGEST_WORD,
     PAD,
     UNKNOWN,
+    Tokenizer,
     WordPieces,
+    from_json,
     words_of,
 )
 
@@ -104,13 +106,25 @@ def read_vocabulary(
     path: Path | str, length: int, frame: tuple[str, ...] = (), name: str = "tokens"
 ) -> WordPieces:
     """Return the word pieces of a `vocab.txt`, one piece a line, as BERT's models come with."""
+    pieces = tuple(line.rstrip("\r") for line in _read(path).split("\n"))
     try:
-        lines = Path(path).read_text(encoding="utf-8").split("\n")
-        pieces = tuple(line.rstrip("\r") for line in lines)
         return WordPieces(length, pieces[:-1] if not pieces[-1] else pieces, frame, name)
+    except ValueError as error:
+        raise DataError(f"data {path}: {error}; expected one piece a line") from error
+
+
+def read_tokenizer(path: Path | str) -> Tokenizer:
+    """Return the tokenizer of a file that holds what `to_json` wrote, as every bundle's does."""
+    try:
+        return from_json(_read(path))
+    except ValueError as error:
+        raise DataError(f"data {path}: {error}; write it again with to_json") from error
+
+
+def _read(path: Path | str) -> str:
+    try:
+        return Path(path).read_text(encoding="utf-8")
     except FileNotFoundError as error:
-        raise DataError(f"vocabulary {path}: no such file") from error
+        raise DataError(f"data {path}: no such file") from error
     except (OSError, ValueError) as error:
-        raise DataError(
-            f"vocabulary {path}: {error}; expected text in UTF-8, one piece a line"
-        ) from error
+        raise DataError(f"data {path}: is no text in UTF-8 ({type(error).__name__})") from error
