@@ -12,6 +12,7 @@ import torch
 from torch import nn
 
 from edgecompress.records import Kind
+from edgecompress.students.units import InUnits
 from edgecompress.tasks.scores import default_metric
 from edgecompress.tasks.task import IGNORED, Split, Task
 
@@ -61,13 +62,6 @@ class ByToken(nn.Module):
         return self.inner(x).transpose(1, 2)
 
 
-class InUnits(nn.Module):
-    """Answer in the labels' unit, far from 0 and 1, as a user's own regressor would."""
-
-    def forward(self, x: torch.Tensor) -> torch.Tensor:
-        return 1000 + 200 * x
-
-
 def network(kind: Kind, width: int, outputs: int | None = None) -> nn.Module:
     layers: list[nn.Module] = [
         nn.Linear(FEATURES, width), nn.ReLU(), nn.Linear(width, outputs or OUTPUTS[kind]),
@@ -76,7 +70,7 @@ def network(kind: Kind, width: int, outputs: int | None = None) -> nn.Module:
         case "tokens":
             return ByToken(nn.Sequential(*layers))
         case "regression":
-            return nn.Sequential(*layers, InUnits())
+            return nn.Sequential(*layers, InUnits(1000, 200))
         case _:
             return nn.Sequential(*layers)
 
@@ -95,7 +89,7 @@ def knowing(kind: Kind) -> nn.Module:
         case "tokens":
             return ByToken(linear)
         case "regression":
-            return nn.Sequential(linear, InUnits())
+            return nn.Sequential(linear, InUnits(1000, 200))
         case _:
             return linear
 

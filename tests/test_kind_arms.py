@@ -17,7 +17,9 @@ from edgecompress.distilling.scoring import forward
 from edgecompress.errors import TrainingError
 from edgecompress.recipe import DistillSettings
 from edgecompress.records import Kind
+from edgecompress.students.units import InUnits
 from edgecompress.tasks.scores import NEIGHBOURS
+from edgecompress.tasks.skill import out_of_reach
 from edgecompress.tasks.task import IGNORED, Task
 from edgecompress.teachers.calibration import calibrate
 
@@ -61,6 +63,19 @@ def test_a_network_of_another_form_is_refused_by_its_training() -> None:
     with pytest.raises(TrainingError, match=r"\(32, 2, 1\), the teacher's \(32, 2\)") as refusal:
         distill(flat, knowing("regression"), task, QUICK)
     assert "\n" not in str(refusal.value)
+
+
+def test_a_student_of_numbers_that_begins_far_from_its_labels_is_warned_of() -> None:
+    task = kind_tasks.task("regression")
+    inputs = task.example_inputs(8)
+    bare = torch.nn.Linear(6, 2)
+    words = out_of_reach(task, forward(bare, inputs))
+    assert words.startswith("task 'regression': the labels lie at 979 +- 296, and")
+    assert "too far away to be trained there; end it with edgecompress.students.units.InUn" in words
+    assert out_of_reach(task, forward(torch.nn.Sequential(bare, InUnits(1000, 200)), inputs)) == ""
+    near = replace(task, train=replace(task.train, labels=task.train.labels / 200))
+    assert out_of_reach(near, forward(bare, inputs)) == ""
+    assert out_of_reach(kind_tasks.task("embedding"), forward(bare, inputs)) == ""
 
 
 # --- certainty ------------------------------------------------------------------------------

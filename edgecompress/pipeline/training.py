@@ -32,6 +32,7 @@ from edgecompress.pruning.prune import prune, reestimate_batchnorm_
 from edgecompress.records import Artifact, PruningOutcome, TrainedNetwork
 from edgecompress.store import StageCode, artifact, digest_of
 from edgecompress.tasks.checks import check_network, check_teacher_outputs
+from edgecompress.tasks.skill import out_of_reach
 from edgecompress.tasks.targets import labels_of
 from edgecompress.tasks.task import Split
 from edgecompress.teachers.adapters import (
@@ -103,8 +104,10 @@ def train_student(run: Run, teacher: TeacherInHand, found: Found | None = None) 
         return replace(teacher.network, label="student", training=None)
     settings, start = run.recipe.distill, found.start if found else _beginning(run, teacher)
     student = begun(start, (settings.seeds or (run.recipe.seed,))[0])
-    shape = forward(student, run.task.validation.take(slice(0, PROBE_SAMPLES)).inputs).shape
-    check_network(run.task, "student", shape, min(PROBE_SAMPLES, len(run.task.validation)))
+    outputs = forward(student, run.task.validation.take(slice(0, PROBE_SAMPLES)).inputs)
+    check_network(run.task, "student", outputs.shape, len(outputs))
+    if far := out_of_reach(run.task, outputs):
+        run.store.say(f"warning: {far}")
     network = Network("student", student, weights_digest(student))
     return taught(Course(run, "distill", start, teacher, _penalty(run)), network, settings)
 

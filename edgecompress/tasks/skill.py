@@ -12,6 +12,8 @@ from edgecompress.errors import TeacherError
 from edgecompress.tasks.scores import COSINE, R2
 from edgecompress.tasks.task import IGNORED, Task
 
+FAR = 100.0
+
 
 def check_skill(task: Task, outputs: NDArray[Any], labels: NDArray[Any]) -> None:
     """Check what a teacher answers on validation; raise TeacherError.
@@ -37,6 +39,25 @@ def check_skill(task: Task, outputs: NDArray[Any], labels: NDArray[Any]) -> None
             if right < most:
                 raise _nothing(task, f"{right:.1%} of its tokens are right where always giving the "
                                      f"commonest class gives {most:.1%}")  # fmt: skip
+
+
+def out_of_reach(task: Task, outputs: NDArray[Any]) -> str:
+    """Return a warning where an untrained student's numbers are far from its labels, else nothing.
+
+    `outputs` are its answers to a few samples. Far is what some thousand steps of an optimizer,
+    which moves an answer by hundredths, do not cover.
+    """
+    if task.kind != "regression":
+        return ""
+    labels = np.asarray(task.train.labels, dtype=np.float64)
+    mean, std, start = float(labels.mean()), float(labels.std()), float(outputs.mean())
+    if max(abs(mean - start), std) < FAR or float(outputs.std()) > std / 100:
+        return ""
+    return (
+        f"task {task.name!r}: the labels lie at {mean:.4g} +- {std:.3g}, and the untrained student "
+        f"answers {start:.3g}, too far away to be trained there; end it with "
+        "edgecompress.students.units.InUnits(mean, std), or give labels of mean 0 and spread 1"
+    )
 
 
 def _check_ranking(task: Task, logits: NDArray[Any], true: NDArray[np.bool_]) -> None:
