@@ -342,9 +342,11 @@ def placed(tensor: Tensor, mode: Mode, device: torch.device) -> Tensor:
     return tensor.to(device)
 
 
-def autocast(mode: Mode, device: torch.device) -> torch.autocast:
+def autocast(mode: Mode, device: torch.device) -> contextlib.AbstractContextManager[object]:
     """Return the context that runs a forward pass in the mode's precision."""
-    return torch.autocast(device.type, torch.bfloat16, enabled=mode.precision == "bf16")
+    if mode.precision == "fp32":
+        return contextlib.nullcontext()
+    return torch.autocast(device.type, torch.bfloat16)
 
 
 @contextlib.contextmanager
