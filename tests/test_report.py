@@ -196,7 +196,7 @@ def test_markdown_tells_the_whole_story() -> None:
         "- redistill: distillation hurt: -3.00 points of accuracy",
         "student (one-sided 95 % bounds, paired over 500 validation samples)",
         "The distilled network goes on, 7,810 parameters.",
-        "| 30 % | 44.0 % | 41.1 % | 560,000 of 1,000,000 | 4,600 of 7,810 |",
+        "| 30 % of the channels | 44.0 % | 41.1 % | 560,000 of 1,000,000 | 4,600 of 7,810 |",
         "predicted for android-cpu, not measured on it",
         "peak_memory_mb: measured on this machine, which is not android-cpu.",
         "The test split was read once, at the end; candidates were compared on validation.",
