@@ -9,7 +9,6 @@ from hypothesis import strategies as st
 from edgecompress.measuring import curves
 from edgecompress.measuring.curves import (
     Curve,
-    block_of,
     gaining_widths,
     kept_curves,
     layer,
@@ -30,7 +29,6 @@ def curve(times: dict[int, float], spread: float = 0.0) -> Curve:
 def test_on_steps_only_whole_blocks_gain(block, blocks):
     steps = curve({w: float(-(-w // block)) for w in range(1, block * blocks + 1)})
     assert gaining_widths(steps) == tuple(block * n for n in range(blocks, 0, -1))
-    assert block_of(steps) == block
     for width in steps.widths:
         below = (width - 1) // block * block
         assert next_faster_width(steps, width) == (below or None)
@@ -41,7 +39,6 @@ def test_a_narrower_layer_that_is_slower_is_passed_over():
     assert next_faster_width(found, 64) == 48
     assert next_faster_width(found, 63) == 48
     assert gaining_widths(found) == (64, 48, 32)
-    assert block_of(found) == 16
 
 
 def test_what_noise_could_explain_gains_nothing():

@@ -10,7 +10,6 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
 from functools import cached_property
-from math import gcd
 from pathlib import Path
 from typing import Any, Literal
 
@@ -77,16 +76,6 @@ def gaining_widths(curve: Curve) -> tuple[int, ...]:
         found.append(width)
         width = next_faster_width(curve, width)
     return tuple(found)
-
-
-def block_of(curve: Curve) -> int:
-    """Return the block of channels that all widths worth having are multiples of.
-
-    >>> turns = tuple((ms,) * 5 for ms in (1.0, 2.0, 2.0, 3.0, 3.0))
-    >>> block_of(Curve("dense", 1, "float", (8, 12, 16, 20, 24), turns))
-    8
-    """
-    return gcd(*gaining_widths(curve))
 
 
 def measure_curves(
