@@ -11,7 +11,7 @@ from edgecompress.pipeline.run import Run
 from edgecompress.records import Report
 from edgecompress.store import StageCode, file_digest, replace_folder
 
-BUNDLE = StageCode("bundle", ("exporting",), ("onnx", "onnxruntime"))
+BUNDLE = StageCode("bundle", ("exporting", "tasks/tokenizers.py"), ("onnx", "onnxruntime"))
 GOLDEN_SAMPLES = 8
 
 

@@ -22,7 +22,7 @@ import numpy as np
 
 from edgecompress.errors import DataError, EdgecompressError, TaskError
 from edgecompress.settings import did_you_mean
-from edgecompress.store import digest_of, file_digest, write_atomic
+from edgecompress.store import digest_of, file_digest, room_digest, write_atomic
 from edgecompress.tasks.task import Split, Task
 
 # A file changed this recently may change again without a new time stamp: it is not memoised.
@@ -102,7 +102,8 @@ def task_fingerprint(task: Task, file: Path | None, memo: Path | None = None) ->
     if task.kind != "classification":
         digests["kind"] = task.kind
     if task.tokenizer is not None:
-        digests["tokenizer"] = digest_of(task.tokenizer.to_json())
+        code = room_digest("tasks/tokenizers.py")
+        digests["tokenizer"] = digest_of([task.tokenizer.to_json(), code])
     return digests
 
 
