@@ -96,7 +96,7 @@ def spoilt() -> Split:
         (
             {"kind": "regression", "metric": R2, "class_names": ()},
             TeacherError,
-            r"returned shape \(96, 3\) for 96 samples; expected \(96, 1\), one number for each value",
+            r"returned shape \(96, 3\) for 96 samples; expected \(96, 1\), one number for each",
         ),
         ({"teacher": Turned}, TeacherError, "column 0 means 1 'right', 1 means 2 'below'"),
         ({"teacher": Single}, TeacherError, r"returned shape \(96, 1\) for 96 samples"),
