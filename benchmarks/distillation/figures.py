@@ -19,6 +19,7 @@ Line = Mapping[str, Any]
 Scores = Sequence[float]
 LEAD_ERRORS, GAP_SHARE = 4.0, 0.5
 LOSS_LIMIT, WORSE_P = 0.5, 0.01
+PAIRS = 5  # of a set count where sets are pooled, the first ones, so that each weighs alike
 
 
 @dataclass(frozen=True)
@@ -36,6 +37,7 @@ class Comparison:
     control: tuple[float, ...]
     lead_error: float
     control_ships: tuple[bool, ...]
+    pseudo: tuple[float, ...] = ()
 
     @property
     def lead(self) -> float:
@@ -100,6 +102,7 @@ def compared(name: str, lines: Sequence[Line]) -> Comparison:
         control_ships=tuple(
             c["validation"] > d["validation"] for d, c in zip(ours, theirs, strict=True)
         ),
+        pseudo=tuple(line["value"] for line in by_seed(lines, "pseudo").values()),
     )
 
 
@@ -111,15 +114,16 @@ def by_seed(lines: Sequence[Line], arm: str) -> dict[int, Line]:
 def table(found: Sequence[Comparison]) -> str:
     """Return one row a set: mean scores, the teacher's lead, the share of the gap closed."""
     rows = [
-        "| set | metric | teacher | control | distilled | teacher leads by | gap closed | p worse |"
-        " control ships |",
-        "|---|---|--:|--:|--:|--:|--:|--:|--:|",
+        "| set | metric | teacher | control | pseudo | distilled | teacher leads by | gap closed |"
+        " p worse | control ships |",
+        "|---|---|--:|--:|--:|--:|--:|--:|--:|--:|",
     ]
     for one in found:
         leads = one.lead / one.lead_error
         closed = f"{one.closed:.0%}" if leads >= LEAD_ERRORS else f"({one.closed:.0%})"
         cells = (
-            one.name, one.metric, f"{one.teacher:.4f}", spread(one.control), spread(one.distilled),
+            one.name, one.metric, f"{one.teacher:.4f}", spread(one.control),
+            spread(one.pseudo) if one.pseudo else "-", spread(one.distilled),
             f"{one.lead:.4f}, {leads:.1f} errors", closed, f"{one.worse_p:.3f}",
             f"{sum(one.control_ships)} of {len(one.control_ships)}",
         )  # fmt: skip
@@ -133,7 +137,7 @@ def spread(scores: Scores) -> str:
     >>> spread([0.9, 1.0])
     '0.9500 ± 0.0707'
     """
-    return f"{np.mean(scores):.4f} ± {np.std(scores, ddof=1):.4f}"
+    return f"{np.mean(scores):.4f} ± {np.std(scores, ddof=1) if len(scores) > 1 else 0:.4f}"
 
 
 def seeds_table(lines: Sequence[Line]) -> str:
@@ -157,7 +161,7 @@ def names(lines: Sequence[Line], key: str = "set") -> list[str]:
 
 def does_not_lose(found: Sequence[Comparison]) -> str:
     """Return in words what distillation costs where it does not help, all pairs together."""
-    losses = [loss for one in found for loss in one.losses]
+    losses = [loss for one in found for loss in one.losses[:PAIRS]]
     worse = [one.name for one in found if one.worse_p < WORSE_P]
     ships = [ship for one in found for ship in one.control_ships]
     return "\n".join(
@@ -186,6 +190,7 @@ def gains(found: Sequence[Comparison]) -> str:
 def main(path: Path) -> None:
     """Print the tables and verdicts of a file of results."""
     lines = [json.loads(text) for text in path.read_text(encoding="utf-8").splitlines()]
+    lines.sort(key=lambda line: line["set"])
     found = [compared(n, [line for line in lines if line["set"] == n]) for n in names(lines)]
     sets = [one for one in found if "-" not in one.name]  # the others are variants of a set
     variants = [one for one in found if "-" in one.name]

@@ -21,21 +21,24 @@ def row(report: dict[str, Any]) -> str:
     best = next(c for c in report["candidates"] if c["label"] == report["chosen"])
     teacher, control = report["teacher"], report["control"]
     name = next(iter(best["metrics"]))
-    ours, theirs = best["metrics"][name]["value"], teacher["metrics"][name]["value"]
+    ours = best["metrics"][name]["value"]
+    theirs = teacher["metrics"][name]["value"] if teacher else None
     fair = f"{control['metrics'][name]['value']:.4f}" if control else "-"
-    sizes, times = _sizes(teacher), _sizes(best)
+    sizes, times = zip(_costs(teacher), _costs(best), strict=True)
     cells = [
-        report["task"], best["label"], name, f"{theirs:.4f}", f"{ours:.4f}", fair,
-        f"{ours / theirs:.1%}", *_compared(sizes[0], times[0], ",.0f"),
-        *_compared(sizes[1], times[1], ".4f"),
+        report["task"], best["label"], name, f"{theirs:.4f}" if theirs else "-", f"{ours:.4f}",
+        fair, f"{ours / theirs:.1%}" if theirs else "-",
+        *_compared(*sizes, ",.0f"), *_compared(*times, ".4f"),
     ]  # fmt: skip
     return f"| {' | '.join(cells)} |"
 
 
-def _sizes(candidate: dict[str, Any]) -> tuple[float | None, float | None]:
-    """Return bytes and median latency; None where a teacher is no ONNX file."""
+def _costs(candidate: dict[str, Any] | None) -> tuple[float | None, float | None]:
+    """Return bytes and median latency; None for a teacher that is no ONNX file."""
+    if candidate is None:
+        return None, None
     host = candidate.get("host") or {}
-    return candidate.get("size_bytes"), (host.get("latency_ms") or {}).get("p50")
+    return candidate["size_bytes"], (host.get("latency_ms") or {}).get("p50")
 
 
 def _compared(theirs: float | None, ours: float | None, form: str) -> tuple[str, str, str]:
