@@ -41,6 +41,7 @@ def test_students_are_listed_with_what_they_cost(place, capsys):
     drawn = (place / "drawn.svg").read_text()
     assert "latency_ms.p95 before training, ms" in drawn
     assert "var(--" not in drawn
+    assert "mathdefault" not in drawn
 
 
 def test_without_a_size_that_fits_nothing_is_measured(place, capsys):

@@ -181,6 +181,8 @@ def draw_students(offers: Sequence[StudentOffer]) -> str | None:
         axes.set_xlabel(f"{name} before training, ms")
         axes.set_ylabel("model file, MB")
         axes.set_yscale("log")
+        axes.yaxis.set_major_formatter(FuncFormatter(lambda y, _: f"{y:g}"))
+        axes.yaxis.set_minor_formatter(NullFormatter())
         axes.legend(loc="best")
 
     return _drawn("students", paint, percent=False, transparent=False)
