@@ -42,13 +42,6 @@ def task(data: Path) -> Task:
     )
 
 
-def patient(data: Path) -> Task:
-    """Return the task with a student twice as wide, for a long training."""
-    whole = task(data)
-    columns = whole.train.inputs["numeric"].shape[1]
-    return replace(whole, student=lambda: tabular_net(columns, (), 1, width=4.0))
-
-
 def few_labels(data: Path) -> Task:
     """Return the task with labels for one block in twenty, the others an unlabelled pool."""
     whole = task(data)
