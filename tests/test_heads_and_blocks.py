@@ -12,7 +12,7 @@ from edgecompress.errors import PruningError
 from edgecompress.pruning.attention import SplitAttention, split_, splittable
 from edgecompress.pruning.blocks import influences, residual_blocks
 from edgecompress.pruning.graph import opened
-from edgecompress.pruning.plan import apply_plan_
+from edgecompress.pruning.plan import apply_plan
 from edgecompress.pruning.prune import prune
 from edgecompress.recipe import PruneSettings
 from edgecompress.students.text import text_encoder
@@ -146,7 +146,7 @@ def test_heads_and_their_width_go_in_steps():
     assert pruned.achieved_ratio == pytest.approx(0.5, abs=0.03)
     assert attention.scale == 12**-0.5
     rebuilt = ARCHITECTURES["bert_tiny"].network(1)
-    apply_plan_(rebuilt, pruned.plan, (inputs,))
+    rebuilt = apply_plan(rebuilt, pruned.plan, (inputs,))
     rebuilt.load_state_dict(pruned.module.state_dict())
     with torch.no_grad():
         assert torch.equal(rebuilt(inputs), pruned.module(inputs))

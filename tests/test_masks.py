@@ -11,7 +11,7 @@ from torch import nn
 
 from edgecompress.errors import PruningError
 from edgecompress.pruning.masks import Masks, masks_of, prune_weights, smallest_masked
-from edgecompress.pruning.plan import PruningPlan, apply_plan_
+from edgecompress.pruning.plan import PruningPlan, apply_plan
 from edgecompress.pruning.prune import prune
 from edgecompress.recipe import PruneSettings
 
@@ -106,8 +106,7 @@ def test_prune_hands_out_a_sparse_network_that_costs_as_much():
     assert pruned.macs_after == pruned.macs_before
     assert pruned.parameters_after < 0.25 * pruned.parameters_before
     assert pruned.plan == PruningPlan()
-    rebuilt = residual()
-    apply_plan_(rebuilt, pruned.plan, (IMAGE,))
+    rebuilt = apply_plan(residual(), pruned.plan, (IMAGE,))
     rebuilt.load_state_dict(pruned.module.state_dict())
     assert torch.equal(rebuilt.eval()(IMAGE), pruned.module.eval()(IMAGE))
 

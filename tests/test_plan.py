@@ -11,7 +11,7 @@ from safetensors.torch import save_file
 
 from benchmarks.pruning.architectures import VisionTransformer
 from edgecompress.errors import PruningError
-from edgecompress.pruning.plan import Kept, PruningPlan, apply_plan_
+from edgecompress.pruning.plan import Kept, PruningPlan, apply_plan
 from edgecompress.pruning.prune import prune
 
 
@@ -33,14 +33,14 @@ import sys
 from pathlib import Path
 import torch
 from safetensors.torch import load_file
-from edgecompress.pruning.plan import Kept, PruningPlan, apply_plan_
+from edgecompress.pruning.plan import Kept, PruningPlan, apply_plan
 from edgecompress.students.image import ResidualNet
 
 torch.set_num_threads(int(sys.argv[2]))
 folder = Path(sys.argv[1])
 io = load_file(folder / "io.safetensors")
 net = ResidualNet(1, 10, (16, 32), (1, 1))
-apply_plan_(net, PruningPlan.load(folder / "plan.json"), (io["image"],))
+net = apply_plan(net, PruningPlan.load(folder / "plan.json"), (io["image"],))
 net.load_state_dict(load_file(folder / "weights.safetensors"))
 assert torch.equal(net.eval()(io["image"]), io["logits"])
 """
@@ -52,7 +52,7 @@ def test_a_plan_keeps_modes_and_frozen_parameters():
     plan = prune(residual(), (IMAGE,), asked()).plan
     net = residual().train()
     net.head.requires_grad_(False)
-    apply_plan_(net, plan, {"image": IMAGE})
+    net = apply_plan(net, plan, {"image": IMAGE})
     assert net.stem.training
     assert not net.head.weight.requires_grad
     assert net.stem[0][0].weight.requires_grad
@@ -63,8 +63,10 @@ def kept(module: str, of: int, *indices: int) -> Kept:
 
 
 def refused(net, plan: PruningPlan, inputs=(IMAGE,)) -> str:
+    before = {name: part.extra_repr() for name, part in net.named_modules()}
     with pytest.raises(PruningError) as caught:
-        apply_plan_(net, plan, inputs)
+        apply_plan(net, plan, inputs)
+    assert {name: part.extra_repr() for name, part in net.named_modules()} == before  # not cut
     assert "\n" not in str(caught.value)
     return str(caught.value)
 
@@ -117,8 +119,7 @@ def test_heads_and_their_channels_must_agree():
     qkv, attention = "blocks.0.attention.qkv", "blocks.0.attention"
     first = [part * 16 + i for part in range(3) for i in range(8)]  # heads 0 and 1 of four
     cut = PruningPlan(heads=(kept(attention, 4, 0, 1),), channels=(kept(qkv, 48, *first),))
-    apply_plan_(net, cut, inputs)
-    assert net.blocks[0].attention.num_heads == 2
+    assert apply_plan(net, cut, inputs).blocks[0].attention.num_heads == 2
     for heads in ((), (kept(attention, 4, 0, 2),), (kept(attention, 4, 0, 1, 2),)):
         plan = PruningPlan(heads=heads, channels=cut.channels)
         assert "would lose other channels" in refused(attends()[0], plan, inputs)
@@ -189,6 +190,6 @@ def test_a_plan_of_version_1_still_rebuilds_its_network(tmp_path):
     left = (2, 3, 4, *range(6, 15))
     assert plan.channels[0] == kept("stages.0.first.0", 16, *left)
     net, whole = residual(), residual()
-    apply_plan_(net, plan, (IMAGE,))
+    net = apply_plan(net, plan, (IMAGE,))
     assert torch.equal(net.stages[0].first[0].weight, whole.stages[0].first[0].weight[[*left]])
     assert net.stages[1].first[0].out_channels == 16

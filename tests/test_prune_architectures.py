@@ -12,7 +12,7 @@ import torch
 from benchmarks.pruning.architectures import ARCHITECTURES
 from edgecompress.pruning.graph import opened, run, trace
 from edgecompress.pruning.groups import groups_of
-from edgecompress.pruning.plan import apply_plan_
+from edgecompress.pruning.plan import apply_plan
 from edgecompress.pruning.prune import prune
 from edgecompress.recipe import PruneSettings
 
@@ -52,7 +52,7 @@ def test_a_random_pruning_is_smaller_and_rebuilt_bit_for_bit(name):
     assert pruned.whole.popitem()[1] == "makes an output"
 
     rebuilt = architecture.network(seed=1)
-    apply_plan_(rebuilt, pruned.plan, (architecture.inputs(2),))
+    rebuilt = apply_plan(rebuilt, pruned.plan, (architecture.inputs(2),))
     rebuilt.load_state_dict(pruned.module.state_dict())
     with torch.no_grad():
         outputs = rebuilt(inputs)

@@ -26,7 +26,7 @@ from safetensors.torch import load_file, save_file
 from edgecompress.errors import PruningError
 from edgecompress.exporting.onnx import export
 from edgecompress.exporting.parity import check_parity
-from edgecompress.pruning.plan import PruningPlan, apply_plan_
+from edgecompress.pruning.plan import PruningPlan, apply_plan
 from edgecompress.pruning.prune import Pruned, prune
 from edgecompress.recipe import PruneSettings
 
@@ -94,7 +94,7 @@ def rebuild(folders: Sequence[str]) -> Iterator[bool]:
         name, _, seed = folder.name.rpartition("-")
         architecture = ARCHITECTURES[name]
         net = architecture.network(int(seed) + 1)  # other weights, which the file replaces
-        apply_plan_(net, PruningPlan.load(folder / "plan.json"), (architecture.inputs(2),))
+        net = apply_plan(net, PruningPlan.load(folder / "plan.json"), (architecture.inputs(2),))
         net.load_state_dict(load_file(folder / "weights.safetensors"))
         with torch.no_grad():
             outputs = net.eval()(architecture.inputs(SAMPLES))

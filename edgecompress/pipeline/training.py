@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 from collections.abc import Callable, Iterator
 from dataclasses import replace
 from functools import partial
@@ -27,7 +26,7 @@ from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.students import Found
 from edgecompress.pruning.masks import masks_of
 from edgecompress.pruning.penalty import penalty_on
-from edgecompress.pruning.plan import PruningPlan, apply_plan_
+from edgecompress.pruning.plan import PruningPlan, apply_plan
 from edgecompress.pruning.prune import prune, reestimate_batchnorm_
 from edgecompress.records import Artifact, PruningOutcome, TrainedNetwork
 from edgecompress.store import StageCode, artifact, digest_of
@@ -172,9 +171,8 @@ def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network
         )
 
     outcome = run.store.once(PRUNE, PruningOutcome, key, make)
-    module = copy.deepcopy(student.module)
-    apply_plan_(module, PruningPlan.load(outcome.plan.path), tensors(run.task.example_inputs(2)))
-    load_weights_(module, outcome.weights.path)
+    plan, inputs = PruningPlan.load(outcome.plan.path), tensors(run.task.example_inputs(2))
+    module = load_weights_(apply_plan(student.module, plan, inputs), outcome.weights.path)
     digest = digest_of([outcome.plan.sha256, outcome.weights.sha256])
     network = Network("pruned", module, digest, None, outcome)
     if run.recipe.redistill is None:

@@ -1,12 +1,13 @@
 """A pruning as data: what is kept of every group of channels, so that no code or pickle is needed.
 
-To rebuild a pruned network: construct the original, `apply_plan_`, load the weights.
+To rebuild a pruned network: `apply_plan` to the original, load the weights.
 """
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterable, Mapping
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any, Literal
@@ -147,13 +148,13 @@ class _CutsInTurn(Settings):
         return PruningPlan(channels=tuple(kept.values()))
 
 
-def apply_plan_(module: nn.Module, plan: PruningPlan, example_inputs: Inputs) -> None:
-    """Cut `module` as the plan says; weights that stay keep their values.
+def apply_plan(module: nn.Module, plan: PruningPlan, example_inputs: Inputs) -> nn.Module:
+    """Return a copy of `module`, cut as the plan says; weights that stay keep their values.
 
-    Raise `PruningError` if the plan was made for another network; `module` is then half cut and
-    must be thrown away. Training mode and `requires_grad` stay as they were.
+    Training mode and `requires_grad` stay as they were. Raise `PruningError` if the plan was made
+    for another network.
     """
-    inputs = positional(example_inputs)
+    module, inputs = deepcopy(module), positional(example_inputs)
     _split_(module, plan)
     with opened(module):
         shapes = [o.shape for o in run(module, inputs, "does not run on the example inputs")]
@@ -167,6 +168,7 @@ def apply_plan_(module: nn.Module, plan: PruningPlan, example_inputs: Inputs) ->
             if heads is not None:
                 set_heads_(module, one, len(heads.kept))
         _require_shapes(module, inputs, shapes)
+    return module
 
 
 def _require_shapes(

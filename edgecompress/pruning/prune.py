@@ -25,7 +25,7 @@ from edgecompress.pruning.graph import Inputs, count_macs, opened, positional, r
 from edgecompress.pruning.groups import Groups, modules_at
 from edgecompress.pruning.importance import LossBatch, required_losses, scorer
 from edgecompress.pruning.masks import prune_weights
-from edgecompress.pruning.plan import PruningPlan, apply_plan_
+from edgecompress.pruning.plan import PruningPlan, apply_plan
 from edgecompress.recipe import PruneSettings
 
 Recover = Callable[[nn.Module], None]
@@ -232,9 +232,8 @@ def _require_rebuilt(
     module: nn.Module, plan: PruningPlan, inputs: tuple[Tensor, ...], smaller: nn.Module
 ) -> None:
     """Raise `PruningError` if the plan does not make the same network out of the original."""
-    rebuilt = deepcopy(module)
     try:
-        apply_plan_(rebuilt, plan, inputs)
+        rebuilt = apply_plan(module, plan, inputs)
         ours, theirs = ({k: v.shape for k, v in m.state_dict().items()} for m in (smaller, rebuilt))
         cause = "" if ours == theirs else "weights of other shapes"
     except PruningError as error:
