@@ -163,7 +163,7 @@ def test_filters_that_make_two_of_each_channel_stay_and_are_named():
     net = nn.Sequential(nn.Conv2d(3, 16, 3), nn.Conv2d(16, 32, 3, groups=16), nn.Conv2d(32, 8, 1))
     net.extend((nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.Linear(8, 5)))
     smaller = pruned(net)
-    assert smaller.whole["0"] == "rounds to all of its 16 channels (round_to = 1)"
+    assert smaller.whole["0"] == "rounds to all of its 16 channels (multiples of 16)"
     assert smaller.module[1].out_channels == 16  # one of each two: depthwise from here on
     with pytest.raises(PruningError, match=r"could not be rebuilt from its plan \('1' would lose"):
         pruned(net, ratio=0.7, steps=2)

@@ -1,6 +1,5 @@
 """Pruning: each trap of torch-pruning has its test here."""
 
-
 import pytest
 import torch
 from hypothesis import given, settings
@@ -232,15 +231,21 @@ def test_layers_that_rounding_leaves_whole_are_named():
 
 def test_nothing_left_to_prune_is_said():
     message = refused(residual(), asked(ignore=("",)))
-    assert message.endswith("or is in prune.ignore; shorten prune.ignore")
-    assert "makes an output" in refused(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), asked())
+    assert message.endswith("layer is in prune.ignore or makes an output; shorten prune.ignore")
+    message = refused(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), asked())
+    assert message.endswith("every layer makes an output; leave [prune] out")
+
+
+def test_blocks_and_heads_that_round_to_none_are_told():
+    message = refused(residual(), asked(pruning_ratio=0, block_ratio=0.1))
+    assert message == "pruning removed nothing: 0.1 of 1 blocks rounds to none; ask for more"
 
 
 def test_what_went_stands_beside_what_was_asked_in_words():
     pruned = prune(residual(), (IMAGE,), asked(pruning_ratio=0.3, round_to=16, block_ratio=0.5))
     assert pruned.in_words() == (
         "40.0% of the channels went (30.0% asked); 1 of 1 blocks (50.0% asked); "
-        "'stem.0.0' stays whole: it rounds to all of its 16 channels (round_to = 16)"
+        "'stem.0.0' stays whole: it rounds to all of its 16 channels (multiples of 16)"
     )
 
 
@@ -264,6 +269,12 @@ def test_taylor_needs_losses():
 def test_batch_norm_scales_must_exist():
     net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.ReLU(), nn.Flatten(), nn.Linear(576, 10))
     assert "'bn_scale' needs batch-norm layers" in refused(net, asked(importance="bn_scale"))
+    net = nn.Sequential(nn.Conv2d(1, 16, 3), nn.BatchNorm2d(16), nn.Conv2d(16, 16, 3))
+    net.extend((nn.ReLU(), nn.Flatten(), nn.Linear(256, 10)))
+    words = prune(net, (IMAGE,), asked(importance="bn_scale")).in_words()
+    assert words.endswith(
+        "'2' stays whole: it has nothing that importance 'bn_scale' could rank it by"
+    )
 
 
 def test_weights_that_are_not_finite_are_named():

@@ -31,12 +31,16 @@ class Removed:
 
 @dataclass
 class Draft:
-    """Hold a plan in the making; indices are those of the network before any cut."""
+    """Hold a plan in the making; indices are those of the network before any cut.
+
+    `ranked` are the paths of the groups whose channels the importance could tell apart.
+    """
 
     split: tuple[str, ...]
     blocks: tuple[str, ...] = ()
     heads: dict[str, Kept] = field(default_factory=dict)
     channels: dict[str, Kept] = field(default_factory=dict)
+    ranked: set[str] = field(default_factory=set)
 
     def cut_(self, one: Coupled, channels: Collection[int]) -> None:
         """Note the channels that go."""
@@ -129,6 +133,7 @@ def step_(
             cut_faithfully_(module, graph, one, Cut(channels, left), work.inputs)
         groups = groups_of(module, graph, outputs, work.spared)
     ranked, ratio = rank_channels(groups.cuttable, score), settings.pruning_ratio * share
+    draft.ranked |= {r.one.path for r in ranked}
     for one, channels in choose_channels(ranked, before.widths(), settings, ratio):
         draft.cut_(one, channels)
         cut_faithfully_(module, graph, one, Cut(channels), work.inputs)

@@ -22,10 +22,11 @@ from edgecompress.pruning.cutting import (
     step_,
 )
 from edgecompress.pruning.graph import Inputs, count_macs, opened, positional, run
-from edgecompress.pruning.groups import Groups, modules_at
+from edgecompress.pruning.groups import Coupled, Groups, modules_at
 from edgecompress.pruning.importance import LossBatch, required_losses, scorer
 from edgecompress.pruning.masks import prune_weights
 from edgecompress.pruning.plan import PruningPlan, apply_plan
+from edgecompress.pruning.ranking import multiple_of
 from edgecompress.recipe import PruneSettings
 
 Recover = Callable[[nn.Module], None]
@@ -109,8 +110,9 @@ def prune(
         _require_shapes(smaller, inputs, shapes)
         macs_after, parameters_after = count_macs(smaller, inputs)
         after = look(work)
+    heads = _heads_removed(before, draft, settings)
     if macs_after >= macs_before:
-        raise PruningError(_why_nothing_went(smaller, before, settings))
+        raise PruningError(_why_nothing_went(before, draft, settings, (heads, blocks)))
     plan = draft.plan()
     _require_rebuilt(module, plan, inputs, smaller)
     return Pruned(
@@ -118,7 +120,7 @@ def prune(
         plan=plan,
         requested_ratio=settings.pruning_ratio,
         achieved_ratio=_achieved(before, after),
-        heads=_heads_removed(before, draft, settings),
+        heads=heads,
         blocks=blocks,
         whole=before.whole | _unchanged(before, draft, settings),
         macs_before=macs_before,
@@ -198,10 +200,19 @@ def _achieved(before: Groups, after: Groups) -> float:
 
 def _unchanged(before: Groups, draft: Draft, settings: PruneSettings) -> dict[str, str]:
     return {
-        path: f"rounds to all of its {width} channels (round_to = {settings.round_to})"
-        for path, width in before.widths().items()
-        if settings.pruning_ratio and path not in draft.channels
+        one.path: _why_whole(one, draft, settings)
+        for one in before.cuttable
+        if settings.pruning_ratio and one.path not in draft.channels
     }
+
+
+def _why_whole(one: Coupled, draft: Draft, settings: PruneSettings) -> str:
+    if one.path not in draft.ranked:
+        return f"has nothing that importance {settings.importance!r} could rank it by"
+    multiples = f"(multiples of {multiple_of(one, settings)})"
+    if settings.scope == "local":
+        return f"rounds to all of its {one.width} channels {multiples}"
+    return f"keeps all of its {one.width} channels, ranked among those of others {multiples}"
 
 
 def _require_finite(module: nn.Module) -> None:
@@ -245,14 +256,25 @@ def _require_rebuilt(
         )
 
 
-def _why_nothing_went(module: nn.Module, before: Groups, settings: PruneSettings) -> str:
+def _why_nothing_went(
+    before: Groups, draft: Draft, settings: PruneSettings, others: tuple[Removed, Removed]
+) -> str:
+    """Say why; `others` are the heads and the blocks."""
+    if not settings.pruning_ratio:
+        named = zip(("heads", "blocks"), others, strict=True)
+        asked = [f"{o.requested_ratio:g} of {o.of} {n}" for n, o in named if o.requested_ratio]
+        return f"pruning removed nothing: {' and '.join(asked)} rounds to none; ask for more"
     wanted = f"pruning {settings.pruning_ratio:g} of the channels removed nothing"
     widths = before.widths()
     if not widths:
-        return f"{wanted}: every layer makes an output or is in prune.ignore; shorten prune.ignore"
-    norms = [m for m in module.modules() if isinstance(m, nn.modules.batchnorm._BatchNorm)]
-    if settings.importance == "bn_scale" and not any(norm.affine for norm in norms):
-        return f"{wanted}: 'bn_scale' needs batch-norm layers with scales; choose 'group'"
+        reasons = sorted(set(before.whole.values())) or ["is of a kind that cannot be cut"]
+        remedy = "shorten prune.ignore" if settings.ignore else "leave [prune] out"
+        return f"{wanted}: every layer {' or '.join(reasons)}; {remedy}"
+    if not draft.ranked:
+        return (
+            f"{wanted}: no layer has what importance {settings.importance!r} ranks by "
+            "('bn_scale' needs batch-norm layers with scales); choose 'group'"
+        )
     listed = [f"{path} ({width})" for path, width in widths.items()]
     more = f" and {len(listed) - 5} more" if len(listed) > 5 else ""
     return (

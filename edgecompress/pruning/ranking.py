@@ -48,19 +48,24 @@ def rank_heads(groups: Iterable[Coupled], score: Scorer) -> list[Ranked]:
     return ranked
 
 
+def multiple_of(one: Coupled, settings: PruneSettings) -> int:
+    """Return what a group's channels are rounded to multiples of: its parts must lose alike."""
+    return lcm(settings.round_to, one.parts)
+
+
 def choose_channels(
     ranked: Sequence[Ranked], widths: Mapping[str, int], settings: PruneSettings, ratio: float
 ) -> list[tuple[Coupled, tuple[int, ...]]]:
     """Return the channels to cut so that `ratio` of the original `widths` is gone.
 
-    Each layer's rest is rounded to the nearest multiple of `round_to`, at least one multiple.
+    Each layer's rest is rounded to the nearest multiple of `multiple_of`, at least one multiple.
     """
     wanted = {r.one.path: widths[r.one.path] * (1 - ratio) for r in ranked}
     for scope in _scopes(ranked, settings) if settings.scope != "local" else ():
         wanted |= _kept_together(scope, sum(wanted[r.one.path] for r in scope))
     chosen = []
     for r in ranked:
-        step = lcm(settings.round_to, r.one.parts)
+        step = multiple_of(r.one, settings)
         kept = max(step, step * floor(wanted[r.one.path] / step + 0.5))
         lost = (r.one.width - kept) // r.one.parts
         if lost > 0:
