@@ -21,11 +21,11 @@ from edgecompress.distilling.kinds import form_of
 from edgecompress.distilling.loop import Bench
 from edgecompress.distilling.soft_targets import SoftTargets, packed, unpacked
 from edgecompress.distilling.views import CHUNK, Views, task_views
-from edgecompress.errors import RecipeError
+from edgecompress.errors import RecipeError, TeacherError
 from edgecompress.recipe import DistillSettings, TrainSettings
 from edgecompress.records import Kind
 from edgecompress.store import Crew
-from edgecompress.tasks.task import Task
+from edgecompress.tasks.task import Split, Task
 from edgecompress.teachers.adapters import as_teacher
 
 PROBES = 1  # how often a teacher is asked for a few answers that tell it from another
@@ -288,3 +288,32 @@ def scored(task: Task) -> Task:
     """Return the task with a teacher's answers as labels, so that an untrained one will do."""
     bare = {n: replace(getattr(task, n), labels=None) for n in ("train", "validation", "test")}
     return replace(task, **bare)
+
+
+def test_certain_teachers_that_differ_in_a_late_class_have_files_of_their_own(
+    tmp_path: Path,
+) -> None:
+    labels = np.repeat([0, 1, 2], 100)
+    rows = np.eye(CLASSES, dtype=np.float32)[labels]
+    task = replace(blobs(), train=Split({"x": rows}, labels))
+
+    class Certain:
+        def __init__(self, last: int) -> None:
+            self.last = last
+
+        def logits(self, inputs: dict[str, Tensor]) -> Tensor:
+            found = inputs["x"].argmax(dim=1)
+            return 20 * torch.nn.functional.one_hot(found.clamp(max=self.last), CLASSES).float()
+
+    for last in (2, 1):
+        kept = whole(targets(Certain(last), views_of(task), tmp_path))
+        assert kept.argmax(dim=1).tolist() == np.minimum(labels, last).tolist()
+
+
+def test_a_probe_that_is_not_finite_names_its_sample() -> None:
+    task = blobs()
+    broken = {"x": task.train.inputs["x"].copy()}
+    broken["x"][90] = np.nan
+    views = views_of(replace(task, train=replace(task.train, inputs=broken)))
+    with pytest.raises(TeacherError, match="logits for sample 90 are not finite"):
+        whole(targets(Counting(), views, None))

@@ -52,11 +52,11 @@ class CheckedTeacher:
     form: Form
     temperature: float = 1.0
 
-    def logits(self, inputs: Mapping[str, Tensor], first_sample: int = 0) -> Tensor:
+    def logits(self, inputs: Mapping[str, Tensor], first_sample: int = 0, every: int = 1) -> Tensor:
         """Return checked float32 answers without gradient, on the inputs' device.
 
-        `first_sample` is the number of the batch's first sample, for the message. Raises
-        TeacherError, which names the sample.
+        For the message, `first_sample` is the number of the batch's first sample; the batch holds
+        it and each one that is `every` samples on. Raises TeacherError, which names the sample.
         """
         batch = next(iter(inputs.values()))
         with torch.no_grad():
@@ -68,9 +68,9 @@ class CheckedTeacher:
         answer = formed(answer.detach(), self.form, len(batch)).to(batch.device, torch.float32)
         finite = torch.isfinite(answer).flatten(1).all(dim=1)
         if not bool(finite.all()):
-            bad = int(torch.argmin(finite.int()))
+            bad = first_sample + every * int(torch.argmin(finite.int()))
             raise TeacherError(
-                f"teacher: its logits for sample {first_sample + bad} are not finite; "
+                f"teacher: its logits for sample {bad} are not finite; "
                 "check that sample and the teacher's weights"
             )
         return answer / self.temperature if self.temperature != 1 else answer
