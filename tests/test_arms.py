@@ -217,6 +217,8 @@ def test_a_kill_between_seeds_costs_nothing_and_a_new_seed_trains_only_itself(
     assert grown.training is not None
     assert [a.seed for a in grown.training.arms] == [0] * 4 + [1] * 4 + [2] * 4
     assert "better in " in grown.training.reason
+    seen_alike = list((tmp_path / "killed").glob("soft_targets/*/*.npy"))
+    assert len(seen_alike) == 1  # the teacher was asked once for all seeds
 
 
 def test_figures_stand_beside_every_arm_and_the_teacher(tmp_path: Path) -> None:

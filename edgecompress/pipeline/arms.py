@@ -79,7 +79,8 @@ class Course:
         rooms: tuple[str, ...] = _ROOMS
         if self.adjusting is not None:
             key["adjusting"], rooms = self.adjusting.basis, (*_ROOMS, "pruning")
-        soft = digest_of([teacher.digest if teacher else "", run.fingerprint, seed])
+        # Whatever the seed: a view that another one saw has a file that is named after it.
+        soft = digest_of([teacher.digest if teacher else "", run.fingerprint])
         which = name
         if isinstance(settings, DistillSettings) and len(settings.seeds) > 1:
             which += f", seed {seed}"
