@@ -17,7 +17,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from edgecompress import Split, Task
-from edgecompress.students.image import DepthwiseNet, ResidualNet
+from edgecompress.students.image import ResidualNet
 from edgecompress.tasks.loaders import read_npz, split_rows
 
 MEAN = np.array([0.491, 0.482, 0.447], dtype=np.float32)[:, None, None]
@@ -38,7 +38,7 @@ def task(data: Path) -> Task:
         validation=whole.take(validation),
         test=_split(found, "test", path),
         teacher=lambda: ResidualNet(3, 10, widths=(32, 64, 128), blocks=(1, 1, 1), stem_stride=2),
-        student=lambda: DepthwiseNet(3, 10, widths=(16, 32, 64), blocks=(1, 1, 1), stem_stride=2),
+        student=lambda: ResidualNet(3, 10, widths=(16, 32, 64), blocks=(1, 1, 1), stem_stride=2),
         class_names=tuple(str(name) for name in found["class_names"]),
         augment=shifted_and_mirrored,
     )
