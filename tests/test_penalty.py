@@ -140,3 +140,13 @@ def test_scales_must_exist():
     net = nn.Sequential(nn.Conv2d(1, 8, 3), nn.ReLU(), nn.Flatten(), nn.Linear(288, 2))
     with pytest.raises(PruningError, match=r"prune.penalty: 'bn_scale' needs batch-norm layers"):
         penalty_on(net, (IMAGE,), asked("bn_scale"))
+
+
+@pytest.mark.parametrize("penalty", ["group_lasso", "bn_scale", "growing"])
+def test_a_penalty_made_on_the_processor_acts_where_the_training_runs(penalty):
+    made = penalty_on(two_layers(), (IMAGE,), asked(penalty))
+    net = two_layers().to("meta")  # as little the processor as a GPU is
+    for parameter in net.parameters():
+        parameter.grad = torch.zeros_like(parameter)
+    made(net, 0)
+    assert net[0].weight.grad.device.type == "meta"

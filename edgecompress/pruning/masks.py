@@ -41,13 +41,14 @@ class Masks:
         for name, mask in self.kept.items():
             gradient = module.get_parameter(name).grad
             if gradient is not None:
-                gradient.mul_(mask)
+                gradient.mul_(mask.to(gradient.device))
 
     def apply_(self, module: nn.Module) -> None:
         """Set the masked weights to zero."""
         with torch.no_grad():
             for name, mask in self.kept.items():
-                module.get_parameter(name).mul_(mask)
+                parameter = module.get_parameter(name)
+                parameter.mul_(mask.to(parameter.device))
 
     def require_held(self, module: nn.Module) -> None:
         """Raise `PruningError` if a masked weight is no longer zero."""
@@ -138,6 +139,6 @@ def _weights(module: nn.Module, ignore: tuple[str, ...]) -> dict[str, nn.Paramet
 
 def _largest(sizes: Tensor, ratio: float) -> Tensor:
     """Return a mask that leaves out exactly the `ratio` of least size; ties go in their order."""
-    mask = torch.ones(len(sizes), dtype=torch.bool)
+    mask = torch.ones(len(sizes), dtype=torch.bool, device=sizes.device)
     mask[torch.argsort(sizes, stable=True)[: int(ratio * len(sizes) + 0.5)]] = False
     return mask

@@ -7,7 +7,7 @@ function of the weights and the step alone, so that a resumed training ends in t
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from math import floor
 from typing import Any
 
@@ -35,6 +35,10 @@ class Slices:
     index: Tensor
     unit: Tensor
     scales: bool
+
+    def on(self, device: torch.device) -> Slices:
+        """Return the same on the device of the training."""
+        return replace(self, index=self.index.to(device), unit=self.unit.to(device))
 
     def of(self, tensor: Tensor) -> Tensor:
         """Return the slices of a parameter or its gradient, one row each."""
@@ -66,9 +70,11 @@ class Penalty:
     def __call__(self, module: nn.Module, step: int) -> None:
         """Add the penalty's gradient to the gradients that are there."""
         parameters = dict(module.named_parameters())
+        device = next(iter(parameters.values())).device
         with torch.no_grad():
-            for slices, weak in zip(self.groups, self.weak, strict=True):
-                self._add_(parameters, slices, weak, step)
+            for group, weak in zip(self.groups, self.weak, strict=True):
+                slices = tuple(part.on(device) for part in group)
+                self._add_(parameters, slices, weak.to(device), step)
 
     def _add_(
         self,
@@ -84,7 +90,7 @@ class Penalty:
             case "growing":
                 factors = weak * self.settings.penalty_strength * (1 + step // GROWS_EVERY)
             case _:
-                factors = torch.full((len(weak),), self.settings.penalty_strength)
+                factors = torch.full_like(weak, self.settings.penalty_strength)
         for part in slices:
             weight, gradient = parameters[part.name], parameters[part.name].grad
             if gradient is None:
@@ -140,7 +146,7 @@ def _slices(graph: Graph, one: Coupled, names: dict[int, str]) -> Iterator[Slice
 
 def _squares(parameters: dict[str, Any], slices: Sequence[Slices], units: int) -> Tensor:
     """Return the squared L2 norm of each unit over all of its weights."""
-    total = torch.zeros(units)
+    total = torch.zeros(units, device=slices[0].index.device)
     for part in slices:
         rows = part.of(parameters[part.name].detach()).float().square().sum(1)
         total.index_add_(0, part.unit, rows)
