@@ -12,12 +12,16 @@ from hypothesis import strategies as st
 from sklearn.datasets import load_digits
 from sklearn.ensemble import RandomForestClassifier
 from sklearn.neighbors import KNeighborsClassifier
-from tiny_lessons import CLASSES, blobs, split
+from tiny_lessons import CLASSES, blobs, dense, split
 
+from edgecompress.distilling.arms import train_arm
 from edgecompress.distilling.certainty import certainty_as_taught, certainty_of
+from edgecompress.distilling.choice import DISTILLED, PSEUDO
 from edgecompress.errors import TeacherError
+from edgecompress.recipe import DistillSettings
 from edgecompress.store import row_digests
 from edgecompress.teachers.adapters import as_teacher, fingerprint, predict_logits
+from edgecompress.teachers.mixtures import Ensemble
 from edgecompress.teachers.out_of_fold import OutOfFold, deal
 
 NAMES = ("a", "b", "c")
@@ -111,6 +115,21 @@ def test_certainty_is_judged_by_what_the_student_hears():
         assert certainty_as_taught(other, teacher, outputs).note(True) == on_validation
     whole = as_teacher(KNeighborsClassifier(7).fit(TRAIN.inputs["x"], TRAIN.labels), NAMES)
     assert certainty_as_taught(task, whole, outputs).note(True) == on_validation
+
+
+@pytest.mark.parametrize("wrapped", [False, True])
+def test_samples_that_are_changed_have_no_fold(wrapped):
+    task = replace(blobs(), train=TRAIN, unlabelled=OTHER)
+    held_out = source(KNeighborsClassifier(7))
+    teacher = as_teacher(Ensemble([held_out]) if wrapped else held_out, NAMES)
+    quick = DistillSettings(epochs=1, precision="fp32")
+    train_arm(DISTILLED, dense(1, 8), task, quick, teacher=teacher)
+    augmented = replace(task, augment=lambda batch, generator: {"x": batch["x"] + 0.1})
+    mixing = quick.model_copy(update={"mixing": "munge"})
+    for given_task, settings in ((augmented, quick), (task, mixing)):
+        with pytest.raises(TeacherError, match="would be answered by the fit that saw them; leave"):
+            train_arm(DISTILLED, dense(1, 8), given_task, settings, teacher=teacher)
+        train_arm(PSEUDO, dense(1, 8), given_task, settings, teacher=teacher)
 
 
 def test_other_folds_are_another_teacher():

@@ -9,9 +9,9 @@ import pytest
 import torch
 
 from edgecompress.errors import TeacherError
-from edgecompress.teachers.adapters import as_teacher, fingerprint, stored_parts
+from edgecompress.teachers.adapters import as_teacher, fingerprint, parts
 from edgecompress.teachers.mixtures import Ensemble
-from edgecompress.teachers.stored import StoredTargets, save_soft_targets
+from edgecompress.teachers.stored import StoredTargets, StoredTeacher, save_soft_targets
 
 NAMES = ("cat", "dog", "owl")
 DRAWS = np.random.default_rng(0)
@@ -56,8 +56,8 @@ def test_sample_that_was_changed_is_refused(tmp_path: Path) -> None:
         as_teacher(path, NAMES).logits(batch)
     assert str(refusal.value) == (
         f"teacher {path}: has no soft targets for 4 of 4 samples asked for; it knows samples only "
-        "as they were when it was written: store targets for train, validation and test, and leave "
-        "the task's augment out"
+        "as they were when it was written: store targets for train, validation, test and "
+        "unlabelled, and leave the task's augment and the recipe's mixing out"
     )
 
 
@@ -65,7 +65,7 @@ def test_samples_without_targets_are_known_before_they_are_asked_for(tmp_path: P
     path = tmp_path / "soft.npz"
     save_soft_targets(path, [TRAIN], logits=LOGITS[:40])
     for teacher in (as_teacher(path, NAMES), as_teacher(Ensemble([path]), NAMES)):
-        (stored,) = stored_parts(teacher)
+        (stored,) = parts(teacher, StoredTeacher)
         assert list(stored.places(TRAIN)) == list(range(40))
         with pytest.raises(TeacherError, match="has no soft targets for 10 of 10 samples asked"):
             stored.places(LATER)

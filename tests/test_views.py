@@ -161,6 +161,18 @@ def test_an_augmentation_that_changes_shapes_is_refused() -> None:
         task_views(task, FRESH, 0, False).view(0)
 
 
+def test_an_augmentation_whose_numbers_would_be_cut_off_is_refused() -> None:
+    images = {"x": np.full((9, 4), 200, np.uint8)}
+    brighter = replace(
+        task_of(images, np.arange(9) % CLASSES),
+        augment=lambda batch, generator: {"x": batch["x"] * 1.5},
+    )
+    with pytest.raises(
+        TaskError, match=r"augment returned torch\.float32 for input 'x' of torch\.u"
+    ):
+        task_views(brighter, FRESH, 0, False).view(0)
+
+
 @pytest.mark.parametrize("pool", [0, 10])
 def test_arrays_mapped_from_files_stay_there(tmp_path: Path, pool: int) -> None:
     task = blobs()

@@ -32,13 +32,17 @@ from edgecompress.distilling.scoring import score
 from edgecompress.distilling.soft_targets import SoftTargets
 from edgecompress.distilling.tuning import choice_in_words, tuned
 from edgecompress.distilling.views import Views, task_views
-from edgecompress.errors import TrainingError
+from edgecompress.errors import TeacherError, TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
 from edgecompress.records import EpochPoint, Evaluation, Figures, Trial
 from edgecompress.tasks.task import Task
-from edgecompress.teachers.adapters import CheckedTeacher, predict_logits
+from edgecompress.teachers.adapters import CheckedTeacher, parts, predict_logits
+from edgecompress.teachers.out_of_fold import OutOfFoldTeacher
 
 C = TypeVar("C", bound=Contender)
+
+# What stands in a key by what comes of it: the network, its seed, the teacher and the labels.
+_TOLD_OTHERWISE = ("seeds", "peers", "student", "calibrate_teacher", "narrow_by")
 
 
 @dataclass(frozen=True)
@@ -111,7 +115,7 @@ def settings_of(name: str, settings: TrainSettings) -> dict[str, object]:
     """Return the settings that the training of one arm depends on, for its key in a store."""
     asked = settings.model_dump()
     if name == DISTILLED:
-        return {key: asked[key] for key in asked if key not in ("seeds", "peers", "student")}
+        return {key: asked[key] for key in asked if key not in _TOLD_OTHERWISE}
     return {key: asked[key] for key in TrainSettings.model_fields}
 
 
@@ -187,6 +191,12 @@ def _with_teacher(
         raise TrainingError(
             "distill.loss: 'dkd' needs the label of every sample, but the task has unlabelled "
             'ones; take loss = "kd"'
+        )
+    if lesson.views.changing and any(parts(teacher, OutOfFoldTeacher)):
+        raise TeacherError(
+            "teacher: OutOfFold knows training samples only as they are: augmented or mixed, they "
+            "would be answered by the fit that saw them; leave the task's augment and the recipe's "
+            "mixing out, or give the fitted estimator itself"
         )
     autocast = bench.mode.precision == "bf16"
     if settings.features is not None:

@@ -99,10 +99,11 @@ class Views:
     @property
     def count(self) -> int:
         """Return how many views there are; 0 when every epoch has one of its own."""
-        return self.settings.views if self._changing else 1
+        return self.settings.views if self.changing else 1
 
     @property
-    def _changing(self) -> bool:
+    def changing(self) -> bool:
+        """Return whether a view shows samples otherwise than as they are."""
         return self.augment is not None or self.settings.mixing != "none"
 
     def index(self, epoch: int) -> int:
@@ -111,7 +112,7 @@ class Views:
 
     def view(self, index: int) -> View:
         """Return one view, sample order unchanged."""
-        if not self._changing:
+        if not self.changing:
             return self.samples
         if self._last is None or self._last[0] != index:
             self._last = None  # so that the old one is gone before there is a new one
@@ -151,6 +152,13 @@ class Views:
                 f"task: augment returned {found} for inputs {shapes}; expected the same names and "
                 "shapes"
             )
+        for name, tensor in seen.items():
+            if not torch.can_cast(tensor.dtype, batch[name].dtype):
+                raise TaskError(
+                    f"task: augment returned {tensor.dtype} for input {name!r} of "
+                    f"{batch[name].dtype}, which cannot hold it; round in augment, or give the "
+                    "task float32"
+                )
         return seen
 
     def _mixed(

@@ -39,9 +39,10 @@ from edgecompress.teachers.adapters import (
     built,
     fingerprint,
     members,
+    parts,
     predict_logits,
-    stored_parts,
 )
+from edgecompress.teachers.stored import StoredTeacher
 from edgecompress.teachers.weights import load_weights_
 
 PRUNE = StageCode("prune", ("pruning",), ("torch", "torch-pruning"))
@@ -62,8 +63,9 @@ def obtain_teacher(run: Run) -> TeacherInHand:
     teacher = as_teacher(
         source if network is None else network.module, form_of(run.task), run.options.trust_code
     )
-    for stored in stored_parts(teacher):  # before anything trains; no answer is asked for
-        for split in (run.task.train, run.task.validation, run.task.test):
+    splits = (run.task.train, run.task.validation, run.task.test, run.task.unlabelled)
+    for stored in parts(teacher, StoredTeacher):  # before anything trains; nothing is asked
+        for split in filter(None, splits):
             stored.places(split.inputs)
     outputs = predict_logits(teacher, run.task.validation.inputs)
     check_teacher_outputs(run.task, outputs)

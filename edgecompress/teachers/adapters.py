@@ -13,7 +13,7 @@ import re
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 import torch
@@ -37,6 +37,7 @@ from edgecompress.teachers.protocol import Teacher, column_order, named, reason
 from edgecompress.teachers.reduced import ReducedTeacher
 from edgecompress.teachers.stored import StoredTargets, StoredTeacher, stored_teacher
 
+T = TypeVar("T")
 _OF_TOKENS = "ForTokenClassification"
 _FACTORY = re.compile(r"[A-Za-z_][\w.]*:[A-Za-z_]\w*")
 
@@ -81,7 +82,7 @@ def predict_logits(
 ) -> NDArray[np.float32]:
     """Return the teacher's answers for all samples of named arrays, shape (samples, ...)."""
     samples = len(next(iter(inputs.values())))
-    parts = [
+    answers = [
         teacher.logits(
             {
                 k: torch.from_numpy(np.require(v[i : i + batch], requirements=["C", "W"]))
@@ -91,7 +92,7 @@ def predict_logits(
         )
         for i in range(0, samples, batch)
     ]
-    result: NDArray[np.float32] = torch.cat(parts).cpu().numpy()
+    result: NDArray[np.float32] = torch.cat(answers).cpu().numpy()
     return result
 
 
@@ -169,16 +170,16 @@ def fingerprint(teacher: Teacher) -> str:
             return ""
 
 
-def stored_parts(teacher: Teacher) -> Iterator[StoredTeacher]:
-    """Yield what a teacher has in store instead of computing it: it knows those samples only."""
+def parts(teacher: Teacher, of: type[T]) -> Iterator[T]:
+    """Yield what a teacher consists of, itself included, where that is of one type."""
+    if isinstance(teacher, of):
+        yield teacher
     match teacher:
-        case StoredTeacher():
-            yield teacher
         case CheckedTeacher() | ReducedTeacher():
-            yield from stored_parts(teacher.inner)
+            yield from parts(teacher.inner, of)
         case EnsembleTeacher() | SubsetTeacher():
             for member in teacher.members:
-                yield from stored_parts(member)
+                yield from parts(member, of)
         case _:
             pass
 

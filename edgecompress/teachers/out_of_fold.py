@@ -48,7 +48,7 @@ class OutOfFoldTeacher:
     """Answer a training row as the copy does that never saw it, everything else as the whole.
 
     A row is known by its content, as with stored soft targets: never by its place. An augmented
-    row is therefore not known, and answered by the whole, which saw the row it was made of.
+    row is therefore not known: distilling from it with augmentation or mixing is refused.
     """
 
     whole: Teacher

@@ -84,7 +84,8 @@ class StoredTeacher:
             raise TeacherError(
                 f"teacher {self.path}: has no soft targets for {len(unknown)} of {len(keys)} "
                 "samples asked for; it knows samples only as they were when it was written: store "
-                "targets for train, validation and test, and leave the task's augment out"
+                "targets for train, validation, test and unlabelled, and leave the task's augment "
+                "and the recipe's mixing out"
             )
         return [self.rows[key] for key in keys]
 
