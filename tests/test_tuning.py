@@ -1,5 +1,6 @@
 """Temperature and weight chosen on validation: what is tried, what wins, what a kill takes."""
 
+import re
 import shutil
 from collections.abc import Iterator
 from pathlib import Path
@@ -8,7 +9,7 @@ import blobs
 import pytest
 import torch
 from tiny_lessons import blobs as tiny_blobs
-from tiny_lessons import dense
+from tiny_lessons import dense, knowing
 
 from edgecompress.distilling.checkpoint import weights_digest
 from edgecompress.distilling.distill import distill
@@ -129,10 +130,35 @@ def test_each_training_of_one_distillation_resumes_from_its_own_checkpoint(
     plain = distill(dense(1, 8), dense(7, 32), tiny_blobs(), settings)
     for one, other in zip(kept.arms, plain.arms, strict=True):
         assert weights_digest(one.module) == weights_digest(other.module)
-    assert {p.name for p in tmp_path.iterdir()} == {
-        "distilled-0-c.safetensors",
-        "control-0-c.safetensors",
-    }
+    names = sorted(re.sub("[0-9a-f]{8}", "#", path.name) for path in tmp_path.iterdir())
+    assert names == ["control-0-#-c.safetensors", "distilled-0-#-c.safetensors"]
+
+
+def test_no_distillation_goes_on_from_the_checkpoint_of_another(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecompress.distilling.loop.CHECKPOINT_SECONDS", 0.0)
+    first = DistillSettings(epochs=1, batch_size=16, learning_rate=1e-2, precision="fp32")
+    bench, task = Bench(checkpoint=tmp_path / "c.safetensors"), tiny_blobs()
+    distill(dense(1, 8), dense(7, 32), task, first, bench)
+    slower = first.model_copy(update={"learning_rate": 1e-3})
+    for student, teacher, settings in (
+        (dense(1, 8), dense(7, 32), slower),
+        (dense(2, 8), dense(7, 32), first),
+        (dense(1, 8), knowing(), first),
+    ):
+        kept, plain = (distill(student, teacher, task, settings, b) for b in (bench, Bench()))
+        assert weights_digest(kept.arms[0].module) == weights_digest(plain.arms[0].module)
+
+
+def test_a_loss_of_ones_own_has_nothing_to_tune() -> None:
+    with pytest.raises(
+        RecipeError, match="given tune = 3 with a loss of your own, which reads nei"
+    ):
+        distill(
+            dense(1, 8), dense(7, 32), tiny_blobs(), DistillSettings(tune=3),
+            loss=lambda ours, theirs, labels: (ours - theirs).square().mean(),
+        )  # fmt: skip
 
 
 class _KilledError(Exception):

@@ -6,9 +6,16 @@ from dataclasses import dataclass, replace
 
 from torch import nn
 
-from edgecompress.distilling.arms import TrainedArm, check_beginning, contest, train_arm
+from edgecompress.distilling.arms import (
+    TrainedArm,
+    check_beginning,
+    contest,
+    settings_of,
+    train_arm,
+)
 from edgecompress.distilling.beginnings import Student, begun, born_again
 from edgecompress.distilling.certainty import calibrated, certainty_as_taught
+from edgecompress.distilling.checkpoint import weights_digest
 from edgecompress.distilling.choice import DISTILLED
 from edgecompress.distilling.inspecting import (
     figures_of,
@@ -23,15 +30,18 @@ from edgecompress.distilling.losses import Loss
 from edgecompress.distilling.narrowing import reduced
 from edgecompress.distilling.rules import settled
 from edgecompress.distilling.scoring import forward
-from edgecompress.errors import TaskError
+from edgecompress.distilling.views import content_digest
+from edgecompress.errors import RecipeError, TaskError
 from edgecompress.recipe import DistillSettings
 from edgecompress.records import Evaluation, TeacherScore, Trial
+from edgecompress.store import digest_of
 from edgecompress.tasks.checks import (
     check_samples,
     check_task,
     check_teacher_outputs,
     unlabelled_splits,
 )
+from edgecompress.tasks.targets import labels_of
 from edgecompress.tasks.task import Task
 from edgecompress.teachers.adapters import CheckedTeacher, as_teacher, predict_logits
 
@@ -74,9 +84,15 @@ def distill(
     `check_task` and `check_teacher_outputs` do; where there are no labels, the teacher's answers
     take their place. `loss` takes the place of the recipe's losses: any
     function (student_logits, teacher_logits, labels) -> a scalar. With `settings.tune`, short
-    trials choose temperature and weight first. Each training has a checkpoint of its own name.
+    trials choose temperature and weight first. Each training has a checkpoint that is named after
+    its arm, seed and settings, first weights, labels and teacher, but no loss of your own.
     """
     bench = bench if loss is None else replace(bench, loss=loss)
+    if bench.loss is not None and settings.tune:
+        raise RecipeError(
+            f"distill: given tune = {settings.tune} with a loss of your own, which reads neither "
+            "temperature nor kd_weight; leave tune out"
+        )
     if unlabelled_splits(task):
         check_samples(task)
     task, notes = labelled_by(teacher, task)
@@ -92,13 +108,16 @@ def distill(
         width = forward(begun(start, bench.seed), task.example_inputs()).shape[1]
         task, asked = reduced(task, asked, width)
 
-    def train(name: str, lesson: DistillSettings, seed: int, kept: str = "") -> TrainedArm:
-        place = replace(bench, seed=seed).keeping(kept or f"{name}-{seed}")
+    known = content_digest({"labels": labels_of(task.train), "teacher": outputs})
+
+    def train(name: str, lesson: DistillSettings, seed: int) -> TrainedArm:
+        first = weights_digest(begun(start, seed))
+        mark = digest_of([first, settings_of(name, lesson), asked.temperature, known])
+        place = replace(bench, seed=seed).keeping(f"{name}-{seed}-{mark[:8]}")
         return train_arm(name, start, task, lesson, place, asked)
 
     def trial(short: DistillSettings, seed: int) -> Evaluation:
-        kept = f"trial-{short.temperature}-{short.kd_weight}"
-        return train(DISTILLED, short, seed, kept).evaluation
+        return train(DISTILLED, short, seed).evaluation
 
     found = contest(task, settings, bench.seed, train, trial)
     said = teacher_answers(asked, task)
