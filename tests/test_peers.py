@@ -17,6 +17,7 @@ from edgecompress.distilling.checkpoint import weights_digest
 from edgecompress.distilling.choice import CODISTILLED, CONTROL
 from edgecompress.distilling.distill import distill
 from edgecompress.distilling.hints import Answer
+from edgecompress.distilling.kinds import Aim
 from edgecompress.distilling.lesson import Moment
 from edgecompress.distilling.loop import Bench, train_
 from edgecompress.distilling.losses import hard_loss, soft_loss
@@ -169,6 +170,17 @@ def test_peers_learn_from_labels_alone_until_they_know_something() -> None:
     (own,) = torch.autograd.grad(hard_loss(logits[0], labels) + softly[0], logits)
     torch.testing.assert_close(gradient[0], own[0])  # no peer is changed to be easier to teach
     assert gradient[0, 5].abs().sum() > 0  # unlabelled samples take part
+
+
+def test_peers_teach_each_other_what_the_metric_asks_of_embeddings() -> None:
+    one = torch.tensor([[1.0, 2.0]], requires_grad=True)
+    other, labels = one.detach() * 3, torch.full((1, 2), float("nan"))
+    views = task_views(blobs(), TrainSettings(), 0, False)
+    for angles, value in ((True, 0.0), (False, 20.0)):  # one way, but not one length
+        aim = Aim("embedding", torch.ones(1, dtype=torch.float64), angles)
+        lesson = PeerLesson(views, 1, aim=aim)
+        loss = lesson.loss(Answer(torch.stack([one, other])), None, labels, 0.0, Moment(1.0))
+        assert float(loss.detach()) == pytest.approx(value, abs=1e-6)
 
 
 def test_peers_must_not_begin_alike(tmp_path: Path) -> None:

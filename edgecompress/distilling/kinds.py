@@ -191,7 +191,8 @@ def soft_part(
             return _labels_soft(settings, student, teacher, temperature)
         case "regression" | "embedding":
             _require_one_shape(student, teacher)
-            if settings.loss == "cosine" or (settings.loss == "auto" and aim.kind == "embedding"):
+            angles = aim.kind == "embedding" and aim.angles
+            if settings.loss == "cosine" or (settings.loss == "auto" and angles):
                 return cosine_loss(student, teacher)
             assert aim.variance is not None
             return squared_loss(student, teacher, aim.variance)
