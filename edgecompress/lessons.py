@@ -313,6 +313,11 @@ class DistillSettings(TrainSettings):
                 f'given soft_targets = "{self.soft_targets}", expected "fp32", "fp16" or "top-K" '
                 'with a number, e.g. "top-8"'
             )
+        if self.features is not None and self.soft_targets != "fp32":
+            raise ValueError(
+                f'given soft_targets = "{self.soft_targets}" with features, whose teacher is asked '
+                "at every step, so that nothing is kept; remove it"
+            )
         return self
 
     @model_validator(mode="after")

@@ -25,6 +25,13 @@ from edgecompress.recipe import load_recipe
             ["distill.soft_targets=top"],
             'given soft_targets = "top", expected "fp32", "fp16" or "top-K" with a number',
         ),
+        (
+            [
+                "distill.features={layers = [['a', 'b']]}",
+                "distill.soft_targets=fp16",
+            ],
+            'given soft_targets = "fp16" with features, whose teacher is asked at every step, so',
+        ),
         (["distill.soft_targets=top-0"], 'given soft_targets = "top-0", expected "fp32"'),
     ],
 )
