@@ -121,6 +121,7 @@ def table(found: Sequence[Comparison]) -> str:
     for one in found:
         leads = one.lead / one.lead_error
         closed = f"{one.closed:.0%}" if leads >= LEAD_ERRORS else f"({one.closed:.0%})"
+        closed = closed if one.lead > 0 else "no gap"
         cells = (
             one.name, one.metric, f"{one.teacher:.4f}", spread(one.control),
             spread(one.pseudo) if one.pseudo else "-", spread(one.distilled),
