@@ -15,6 +15,7 @@ from edgecompress.tasks.scores import (
     COSINE,
     LABEL_ACCURACY,
     METRICS,
+    NEIGHBOURS,
     R2,
     RANKING_PRECISION,
     SAMPLE_F1,
@@ -89,3 +90,26 @@ def test_every_kind_has_a_metric_to_begin_with() -> None:
         assert default_metric(kind) is known[0]
     assert not ABSOLUTE_ERROR.higher_is_better
     assert R2.higher_is_better
+
+
+@pytest.mark.parametrize("samples", [1, 2, 7, 40])
+def test_neighbours_of_many_samples_are_sought_among_some(
+    samples: int, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecompress.tasks.scores.MOST_CANDIDATES", 20)
+    monkeypatch.setattr("edgecompress.tasks.scores.ROWS_AT_ONCE", 16)
+    draws = np.random.default_rng(samples)
+    ours, theirs = (draws.normal(size=(samples, width)) for width in (3, 5))
+    among = range(0, samples, 2 if samples > 20 else 1)
+
+    def nearest(vectors: np.ndarray, row: int) -> set[int]:
+        unit = vectors / np.linalg.norm(vectors, axis=1, keepdims=True)
+        others = [other for other in among if other != row]
+        return set(sorted(others, key=lambda other: -unit[row] @ unit[other])[:count])
+
+    count = min(10, len(among) - 1)
+    expected = [
+        len(nearest(ours, row) & nearest(theirs, row)) / count if count else 1.0
+        for row in range(samples)
+    ]
+    np.testing.assert_allclose(NEIGHBOURS.per_sample(ours, theirs), expected)

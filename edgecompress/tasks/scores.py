@@ -16,6 +16,7 @@ from edgecompress.records import Kind
 from edgecompress.tasks.task import ACCURACY, IGNORED, Metric
 
 NEAREST = 10
+MOST_CANDIDATES = 4096
 ROWS_AT_ONCE = 256
 
 Floats = NDArray[np.float64]
@@ -85,25 +86,29 @@ def _cosine(outputs: NDArray[Any], labels: NDArray[Any]) -> Floats:
 def _neighbours_kept(outputs: NDArray[Any], labels: NDArray[Any]) -> Floats:
     """Return the share of each sample's nearest by label that are nearest by output too.
 
-    Nearest by cosine among all samples scored, ten or as many as there are. The widths may differ,
-    for each side is compared with itself alone.
+    Nearest by cosine, ten or as many as there are, among the samples scored: beyond 4,096, among
+    at most so many of them, evenly spread. The widths may differ, for each side is compared with
+    itself alone.
     """
     ours, theirs = _directions(outputs), _directions(labels)
-    count = min(NEAREST, len(ours) - 1)
+    among = np.arange(0, len(ours), -(-len(ours) // MOST_CANDIDATES))
+    count = min(NEAREST, len(among) - 1)
     if not count:
         return np.ones(len(ours))
     kept = np.empty(len(ours))
     for start in range(0, len(ours), ROWS_AT_ONCE):
-        near = [_nearest(side, start, count) for side in (ours, theirs)]
-        kept[start : start + ROWS_AT_ONCE] = (near[0] & near[1]).sum(axis=1) / count
+        rows = np.arange(start, min(start + ROWS_AT_ONCE, len(ours)))
+        near = [_nearest(side, rows, among, count) for side in (ours, theirs)]
+        kept[rows] = (near[0] & near[1]).sum(axis=1) / count
     return kept
 
 
-def _nearest(directions: Floats, start: int, count: int) -> NDArray[np.bool_]:
-    """Return which samples are the nearest to those of some rows, (rows, samples)."""
-    alike = directions[start : start + ROWS_AT_ONCE] @ directions.T
-    rows = np.arange(len(alike))
-    alike[rows, rows + start] = -np.inf
+def _nearest(
+    directions: Floats, rows: NDArray[np.intp], among: NDArray[np.intp], count: int
+) -> NDArray[np.bool_]:
+    """Return which of some samples are the nearest to those of some rows, (rows, among)."""
+    alike = directions[rows] @ directions[among].T
+    alike[rows[:, None] == among] = -np.inf
     near = np.zeros(alike.shape, dtype=bool)
     np.put_along_axis(near, np.argpartition(-alike, count - 1, axis=1)[:, :count], True, axis=1)
     return near
