@@ -23,6 +23,7 @@ from edgecompress.records import (
     Prediction,
     PruningOutcome,
     Quantiles,
+    Removed,
     Report,
     SplitName,
     TeacherScore,
@@ -137,7 +138,9 @@ def training(stage: str = "distill", gain: float = 0.02, epochs: int = 12) -> Tr
 def pruning() -> PruningOutcome:
     plan = Artifact(FOLDER / "stages" / "prune" / "plan.json", DIGEST, 900)
     weights = Artifact(FOLDER / "stages" / "prune" / "weights.safetensors", DIGEST, 40_000)
-    return PruningOutcome(plan, weights, 0.3, 0.25, 1_000_000, 560_000, 7_810, 4_600)
+    return PruningOutcome(
+        plan, weights, 0.3, 0.25, 1_000_000, 560_000, 7_810, 4_600, Removed(0.5, 2, 4)
+    )
 
 
 def passing() -> Report:

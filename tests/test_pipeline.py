@@ -69,6 +69,7 @@ def test_one_call_gives_the_answer(finished: tuple[Recipe, Report, Path]) -> Non
     assert report.best.model.path.is_file()
     assert [t.stage for t in report.trainings] == ["teacher", "distill", "redistill"]
     assert report.prunings[0].macs_after < report.prunings[0].macs_before
+    assert all(0 < (c.download_bytes or 0) < 1.1 * c.model.size_bytes for c in report.candidates)
 
 
 def test_the_test_split_is_read_for_three_models_only(

@@ -92,7 +92,8 @@ def test_a_penalty_needs_a_training_to_act_in(tmp_path: Path) -> None:
 def test_the_report_says_what_went_and_that_zeros_run_no_faster() -> None:
     report = replace(passing(), prunings=(pruning(), replace(pruning(), macs_after=1_000_000)))
     channels, weights = pruning_table(report).rows
-    assert channels[0].endswith(" % of the channels")
-    assert "faster" not in channels[1]
-    assert weights[0].endswith(" % of the weights")
-    assert weights[1] == "0.0 % (zeros run no faster)"
+    assert channels[0] == "30 % of the channels, 50 % of the heads"
+    assert channels[1] == "25.0 % of the channels, 2 of 4 heads"
+    assert "faster" not in channels[2]
+    assert weights[0].startswith("30 % of the weights")
+    assert weights[2] == "0.0 % (zeros run no faster)"

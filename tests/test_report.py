@@ -70,6 +70,8 @@ def test_document_keeps_the_contract() -> None:
     assert chosen["device"]["high_factor"] == 3.0
     assert document["teacher"]["metrics"]["accuracy"]["split"] == "test"
     assert document["prunings"][0]["requested_ratio"] == 0.3
+    assert document["prunings"][0]["achieved_ratio"] == 0.25
+    assert document["prunings"][0]["heads"] == {"requested_ratio": 0.5, "removed": 2, "of": 4}
     assert document["prunings"][0]["achieved_macs_ratio"] == pytest.approx(0.44)
     assert document["test_reads"] == 1
 
@@ -196,7 +198,8 @@ def test_markdown_tells_the_whole_story() -> None:
         "- redistill: distillation hurt: -3.00 points of accuracy",
         "student (one-sided 95 % bounds, paired over 500 validation samples)",
         "The distilled network goes on, 7,810 parameters.",
-        "| 30 % of the channels | 44.0 % | 41.1 % | 560,000 of 1,000,000 | 4,600 of 7,810 |",
+        "| 30 % of the channels, 50 % of the heads | 25.0 % of the channels, 2 of 4 heads | "
+        "44.0 % | 41.1 % | 560,000 of 1,000,000 | 4,600 of 7,810 |",
         "predicted for android-cpu, not measured on it",
         "peak_memory_mb: measured on this machine, which is not android-cpu.",
         "The test split was read once, at the end; candidates were compared on validation.",
@@ -382,3 +385,14 @@ def test_report_needs_no_torch() -> None:
         "edgecompress.report.record; sys.exit('matplotlib' in sys.modules)"
     )
     assert subprocess.run([sys.executable, "-c", light], check=False).returncode == 0
+
+
+def test_the_download_stands_beside_the_file_where_it_was_looked_at() -> None:
+    report = passing()
+    assert "download" not in render_markdown(report)
+    found = tuple(replace(c, download_bytes=90_000) for c in report.candidates)
+    report = replace(report, candidates=found)
+    assert "| 118 kB | 90 kB |" in render_markdown(report)
+    document = report_json(report)
+    valid(document)
+    assert document["candidates"][0]["download_bytes"] == 90_000  # type: ignore[index]

@@ -124,7 +124,7 @@ def _history(report: Report) -> Iterator[str]:
         )
     for pruning in report.prunings:
         yield (
-            f"- pruned: {pruning.requested_ratio:.0%} of the {pruning.of} asked, MACs "
+            f"- pruned: {pruning.asked} asked, {pruning.went} went, MACs "
             f"{pruning.macs_before:,} to {pruning.macs_after:,}"
         )
     if report.best is not None:

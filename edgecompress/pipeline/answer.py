@@ -9,6 +9,7 @@ from math import inf
 
 from edgecompress import __version__
 from edgecompress.distilling.choice import CONTROL
+from edgecompress.exporting.download import download_bytes
 from edgecompress.measuring.host import describe_host
 from edgecompress.measuring.readings import GUARD
 from edgecompress.pipeline.candidates import (
@@ -118,7 +119,10 @@ def prove(
         task=run.task.name,
         chosen=choice.label,
         candidates=tuple(
-            chosen if chosen is not None and c.label == chosen.label else c
+            replace(
+                chosen if chosen is not None and c.label == chosen.label else c,
+                download_bytes=download_bytes(c.model.path),
+            )
             for c in choice.candidates
         ),
         teacher=reference,

@@ -170,6 +170,8 @@ def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network
             macs_after=pruned.macs_after,
             parameters_before=pruned.parameters_before,
             parameters_after=pruned.parameters_after,
+            heads=pruned.heads,
+            blocks=pruned.blocks,
         )
 
     outcome = run.store.once(PRUNE, PruningOutcome, key, make)

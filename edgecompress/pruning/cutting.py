@@ -18,15 +18,7 @@ from edgecompress.pruning.importance import LossBatch, Scorer, differentiate_
 from edgecompress.pruning.plan import Kept, PruningPlan
 from edgecompress.pruning.ranking import choose_channels, choose_heads, rank_channels, rank_heads
 from edgecompress.recipe import PruneSettings
-
-
-@dataclass(frozen=True)
-class Removed:
-    """Hold what share of the heads or blocks was asked to go, and how many of how many went."""
-
-    requested_ratio: float
-    removed: int
-    of: int
+from edgecompress.records import Removed
 
 
 @dataclass
@@ -96,7 +88,7 @@ def drop_blocks_(work: Work, seed: int) -> Removed:
     """Drop the blocks that turn their input least, or random ones for importance `random`."""
     settings = work.settings
     if not settings.block_ratio:
-        return Removed(0.0, 0, 0)
+        return Removed()
     found = residual_blocks(work.module, work.inputs, work.spared)
     if not found:
         raise PruningError(

@@ -14,7 +14,6 @@ from edgecompress.errors import PruningError
 from edgecompress.pruning.attention import split_, splittable
 from edgecompress.pruning.cutting import (
     Draft,
-    Removed,
     Work,
     drop_blocks_,
     look,
@@ -28,6 +27,7 @@ from edgecompress.pruning.masks import prune_weights
 from edgecompress.pruning.plan import PruningPlan, apply_plan
 from edgecompress.pruning.ranking import multiple_of
 from edgecompress.recipe import PruneSettings
+from edgecompress.records import Removed
 
 Recover = Callable[[nn.Module], None]
 """Trains a network in place, between two steps of pruning."""
@@ -170,14 +170,13 @@ def _sparse(
     sparse = prune_weights(module, settings)
     macs, parameters = count_macs(sparse.module, inputs)
     zeros = sum(int((~mask).sum()) for mask in sparse.masks.kept.values())
-    none = Removed(0.0, 0, 0)
     return Pruned(
         module=sparse.module,
         plan=PruningPlan(),
         requested_ratio=settings.pruning_ratio,
         achieved_ratio=sparse.masks.sparsity,
-        heads=none,
-        blocks=none,
+        heads=Removed(),
+        blocks=Removed(),
         whole={},
         macs_before=macs,
         macs_after=macs,

@@ -17,7 +17,8 @@ from edgecompress.records.trained import PruningOutcome, TrainedNetwork
 class Candidate:
     """Hold one ONNX model that could ship, with everything known of it.
 
-    `measurement` was made on this host, `device` on the profile's own device.
+    `measurement` was made on this host, `device` on the profile's own device. `download_bytes` is
+    the size of the file as app stores send it, compressed; None where that was not looked at.
     """
 
     label: str
@@ -29,6 +30,7 @@ class Candidate:
     prediction: Prediction | None
     dropped: str | None = None
     device: Measurement | None = None
+    download_bytes: int | None = None
 
     def evaluation(self, split: SplitName) -> Evaluation | None:
         """Return the evaluation on `split`, or None if that split was not read."""

@@ -117,6 +117,15 @@ class TrainedNetwork:
 
 
 @dataclass(frozen=True)
+class Removed:
+    """Hold what share of the heads or blocks was asked to go, and how many of how many went."""
+
+    requested_ratio: float = 0.0
+    removed: int = 0
+    of: int = 0
+
+
+@dataclass(frozen=True)
 class PruningOutcome:
     """Hold a pruning: its plan, weights, and what was asked against what was got.
 
@@ -132,8 +141,24 @@ class PruningOutcome:
     macs_after: int
     parameters_before: int
     parameters_after: int
+    heads: Removed = Removed()
+    blocks: Removed = Removed()
 
     @property
     def of(self) -> str:
         """Return what went: channels, or single weights, which leave as many MACs as before."""
         return "channels" if self.macs_after < self.macs_before else "weights"
+
+    @property
+    def asked(self) -> str:
+        """Return in words what was asked to go."""
+        heads, blocks = self.heads.requested_ratio, self.blocks.requested_ratio
+        named = ((self.of, self.requested_ratio), ("heads", heads), ("blocks", blocks))
+        return ", ".join(f"{100 * ratio:.0f} % of the {name}" for name, ratio in named if ratio)
+
+    @property
+    def went(self) -> str:
+        """Return in words what went; the channels are those of the blocks that are left."""
+        parts = (("heads", self.heads), ("blocks", self.blocks))
+        counted = [f"{p.removed} of {p.of} {name}" for name, p in parts if p.requested_ratio]
+        return ", ".join((f"{100 * self.achieved_ratio:.1f} % of the {self.of}", *counted))

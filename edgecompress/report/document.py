@@ -118,6 +118,7 @@ def _candidate(candidate: Candidate, folder: Path) -> Json:
     return {
         "label": candidate.label,
         **_artifact(candidate.model, folder),
+        "download_bytes": candidate.download_bytes,
         "scheme": candidate.scheme,
         "metrics": _metrics(candidate.evaluations),
         "host": _host(measurement) if measurement else None,
@@ -263,7 +264,11 @@ def _arm(arm: Arm, folder: Path) -> Json:
 
 def _pruning(pruning: PruningOutcome, folder: Path) -> Json:
     return {
+        "of": pruning.of,
         "requested_ratio": pruning.requested_ratio,
+        "achieved_ratio": pruning.achieved_ratio,
+        "heads": asdict(pruning.heads),
+        "blocks": asdict(pruning.blocks),
         "achieved_macs_ratio": removed_ratio(pruning.macs_before, pruning.macs_after),
         "achieved_parameters_ratio": removed_ratio(
             pruning.parameters_before, pruning.parameters_after

@@ -72,6 +72,7 @@ def candidate_table(report: Report) -> Table:
         "",
         "model",
         "size",
+        "download",
         "p50 here",
         "p95 here",
         "p50 there, predicted",
@@ -93,6 +94,7 @@ def _row(entry: Entry) -> tuple[str, ...]:
         entry.tag,
         candidate.label,
         words.size(candidate.model.size_bytes),
+        words.size(candidate.download_bytes),
         *_latency_cells(latency(candidate)),
         words.quantity(candidate.prediction.latency_ms.p50, "ms")
         if candidate.prediction
@@ -177,10 +179,11 @@ def _parity_row(label: str, parity: Parity) -> tuple[str, ...]:
 def pruning_table(report: Report) -> Table:
     """Return what each pruning was asked for beside what it got."""
     return Table(
-        ("asked to go", "MACs gone", "parameters gone", "MACs left", "parameters left"),
+        ("asked to go", "went", "MACs gone", "parameters gone", "MACs left", "parameters left"),
         tuple(
             (
-                f"{100 * p.requested_ratio:.0f} % of the {p.of}",
+                p.asked,
+                p.went,
                 f"{100 * removed_ratio(p.macs_before, p.macs_after):.1f} %"
                 + (" (zeros run no faster)" if p.of == "weights" else ""),
                 f"{100 * removed_ratio(p.parameters_before, p.parameters_after):.1f} %",
