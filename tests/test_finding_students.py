@@ -163,11 +163,22 @@ def test_students_are_cut_out_of_a_teacher_with_its_weights():
     assert torch.equal(again.head.weight, half.head.weight)
 
 
+@pytest.mark.parametrize("student", ["cut_teacher-w1-d1", "cut_teacher-w0.5-d2"])
+def test_a_teacher_only_loses_channels(tmp_path, student):
+    teacher = TeacherInHand(None, "", Network("teacher", ResidualNet(1, 3, (32,), (1,)), ""))
+    with pytest.raises(RecipeError, match=f'"{student}": expected cut_teacher-wSHARE-d1 with a SH'):
+        students.find_student(_Run(recipe(tmp_path, student)), None, teacher)
+
+
 def test_a_teacher_that_cannot_be_cut_offers_no_students():
     teacher = TeacherInHand(None, "", Network("teacher", nn.Linear(64, 3), ""))
     task = replace(TASK, **{s: flat(getattr(TASK, s)) for s in ("train", "validation", "test")})
     run = _Run(task=task)
-    assert Nursery(run, problem_of_task(task), teacher).students("cut_teacher") == {}
+    with pytest.raises(RecipeError, match='"cut_teacher": this teacher cannot be cut, as said abo'):
+        Nursery(run, problem_of_task(task), teacher).students("cut_teacher")
+    assert {s.family for s in Nursery(run, problem_of_task(task), teacher).students("auto")} == {
+        "tabular_net"
+    }
     assert run.heard[0].startswith("students: cut_teacher-w0.25-d1 left out: ")
 
 

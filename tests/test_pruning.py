@@ -233,7 +233,7 @@ def test_nothing_left_to_prune_is_said():
     message = refused(residual(), asked(ignore=("",)))
     assert message.endswith("layer is in prune.ignore or makes an output; shorten prune.ignore")
     message = refused(nn.Sequential(nn.Flatten(), nn.Linear(64, 10)), asked())
-    assert message.endswith("every layer makes an output; leave [prune] out")
+    assert message.endswith("every layer makes an output; leave pruning out")
 
 
 def test_blocks_and_heads_that_round_to_none_are_told():

@@ -62,7 +62,7 @@ def students(  # noqa: PLR0913 - each is an option of the command line
     ] = 50,
     plot: Annotated[
         Path | None,
-        typer.Option("--plot", metavar="FILE.svg", help="Also draw time against operations."),
+        typer.Option("--plot", metavar="FILE.svg", help="Also draw time against file size."),
     ] = None,
     as_json: options.Json = False,
 ) -> int:

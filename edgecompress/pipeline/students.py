@@ -129,6 +129,11 @@ class Nursery:
                 found[spec] = self.start(spec)
             except PruningError as error:
                 self.run.store.say(f"students: {spec.label} left out: {error}")
+        if not found:
+            raise RecipeError(
+                f'recipe: distill.student = "{asked}": this teacher cannot be cut, as said above; '
+                f"expected {' or '.join(f for f in self.families if f != asked)}, or auto"
+            )
         return found
 
     def start(self, spec: StudentSpec) -> Student:
@@ -136,6 +141,11 @@ class Nursery:
         if spec.family != "cut_teacher":
             return partial(build, spec, self.problem)
         assert self.teacher.network is not None  # else the family does not suit
+        if spec.width >= 1 or spec.depth != 1:
+            raise RecipeError(
+                f'recipe: distill.student = "{spec.label}": expected cut_teacher-wSHARE-d1 with '
+                "a SHARE of the channels below 1, for a teacher only loses some"
+            )
         settings = PruneSettings(pruning_ratio=1 - spec.width, importance="l2")
         inputs = tensors(self.run.task.example_inputs(2))
         return prune(self.teacher.network.module, inputs, settings).module

@@ -267,7 +267,7 @@ def _why_nothing_went(
     widths = before.widths()
     if not widths:
         reasons = sorted(set(before.whole.values())) or ["is of a kind that cannot be cut"]
-        remedy = "shorten prune.ignore" if settings.ignore else "leave [prune] out"
+        remedy = "shorten prune.ignore" if settings.ignore else "leave pruning out"
         return f"{wanted}: every layer {' or '.join(reasons)}; {remedy}"
     if not draft.ranked:
         return (
