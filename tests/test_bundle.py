@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import runpy
 import shutil
 import subprocess
 import sys
@@ -223,6 +224,26 @@ def test_python_snippet_proves_the_bundle_on_its_own(bundle: Bundle, tmp_path: P
         names[i] for i in run(artifact(bundle.folder / "model.onnx", OnnxModel), images()).argmax(1)
     ]
     assert done.stdout.splitlines() == expected
+
+
+@pytest.mark.parametrize(
+    ("kind", "row", "names", "words"),
+    [
+        ("classification", [-1.0, 2.0], ["a", "b"], "b"),
+        ("binary", [2.0], ["ham", "spam"], "spam"),
+        ("binary", [-2.0], ["ham", "spam"], "ham"),
+        ("multilabel", [2.0, -1.0, 1.0], ["red", "green", "blue"], "red, blue"),
+        ("multilabel", [-2.0, -1.0], ["red", "green"], "none"),
+        ("tokens", [[0.0, 3.0, 1.0], [1.0, 2.0, 2.0]], ["noun", "verb"], "verb noun verb"),
+        ("regression", [0.25], [], "0.25"),
+    ],
+)
+def test_python_snippet_says_what_an_answer_of_each_kind_is(
+    bundle: Bundle, kind: str, row: list[float], names: list[str], words: str
+) -> None:
+    snippet = runpy.run_path(str(bundle.folder / "run.py"))
+    snippet["MANIFEST"]["kind"] = kind
+    assert snippet["in_words"](np.array(row), names) == words
 
 
 def test_python_snippet_refuses_a_changed_file(bundle: Bundle, tmp_path: Path) -> None:

@@ -122,6 +122,7 @@ def _fill(folder: Path, chosen: Candidate, contents: BundleContents) -> str:
         "schema_version": SCHEMA_VERSION,
         "edgecompress": __version__,
         "task": report.task,
+        "kind": contents.kind,
         "profile": report.profile,
         "model": chosen.label,
         "verdict": dataclasses.asdict(report.verdict),
