@@ -19,7 +19,7 @@ from sklearn.utils.validation import check_is_fitted, validate_data
 from edgecompress.distilling.arms import TrainedArm, train_arm
 from edgecompress.distilling.choice import CONTROL, DISTILLED, pick_arm
 from edgecompress.distilling.loop import Bench
-from edgecompress.errors import RecipeError
+from edgecompress.errors import EdgecompressError, RecipeError
 from edgecompress.exporting.onnx import export
 from edgecompress.recipe import DistillSettings, ExportSettings
 from edgecompress.records import Mode, OnnxModel
@@ -106,8 +106,11 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         seed = int(check_random_state(self.random_state).randint(2**31 - 1))
         whole = Split({INPUT: rows}, labels.astype(np.int64))
         train, validation = self._split(whole, seed)
-        with torch.random.fork_rng(devices=[]):  # the caller's own draws stay as they were
-            self._learn(train, validation, settings, seed)
+        try:
+            with torch.random.fork_rng(devices=[]):  # the caller's own draws stay as they were
+                self._learn(train, validation, settings, seed)
+        except EdgecompressError as error:
+            raise ValueError(f"{type(self).__name__}: {error}") from error
         return self
 
     def predict_proba(self, X: ArrayLike) -> NDArray[np.float64]:  # noqa: N803
@@ -139,6 +142,10 @@ class DistilledClassifier(ClassifierMixin, BaseEstimator):  # type: ignore[misc]
         given = {name: getattr(self, name) for name in _TAUGHT}
         plain = {n: v.item() if isinstance(v, np.generic) else v for n, v in given.items()}
         plain |= {"loss": "kd", "precision": "fp32"}
+        if self.cv is not None and self.cv < 2:
+            raise ValueError(
+                f"{type(self).__name__}: cv: given {self.cv}, expected 2 or more folds, or None"
+            )
         try:
             return parse(DistillSettings, plain, type(self).__name__, RecipeError)
         except RecipeError as error:
