@@ -14,7 +14,7 @@ from kind_tasks import task as task_of
 from tiny_lessons import CLASSES, knowing, noisy_task, small
 from torch import Tensor, nn
 
-from edgecompress.distilling.arms import arm_names, train_arm
+from edgecompress.distilling.arms import arm_names, settings_of, train_arm
 from edgecompress.distilling.beginnings import begun
 from edgecompress.distilling.checkpoint import weights_digest
 from edgecompress.distilling.choice import CODISTILLED, CONTROL, DISTILLED, PSEUDO
@@ -156,6 +156,13 @@ def test_a_module_is_where_every_seed_begins() -> None:
     before = torch.random.get_rng_state()
     begun(small, 0)
     assert torch.equal(torch.random.get_rng_state(), before)  # no draw of anybody else changes
+
+
+def test_a_key_holds_nothing_twice() -> None:
+    plain = settings_of(DISTILLED, QUICK)
+    other = {"calibrate_teacher": False, "narrow_by": "pca", "seeds": (3,), "peers": True}
+    assert settings_of(DISTILLED, QUICK.model_copy(update=other)) == plain
+    assert settings_of(DISTILLED, QUICK.model_copy(update={"kd_weight": 0.4})) != plain
 
 
 def test_seeds_are_checked_at_the_door() -> None:

@@ -12,7 +12,13 @@ import pytest
 import torch
 from torch import Tensor, nn
 
-from edgecompress.errors import DataError, EdgecompressError, TaskError, TeacherError
+from edgecompress.errors import (
+    DataError,
+    EdgecompressError,
+    TaskError,
+    TeacherError,
+    TrainingError,
+)
 from edgecompress.measuring.host import describe_host
 from edgecompress.pipeline.candidates import export_network, int8_notes, quantize_candidate
 from edgecompress.pipeline.compress import compress
@@ -110,6 +116,11 @@ def spoilt() -> Split:
             {"student": lambda: ResidualNet(1, 4, widths=(8,), blocks=(1,))},
             TaskError,
             r"student: output shape \(8, 4\) for 8 samples; expected \(8, 3\)",
+        ),
+        (
+            {"student": lambda: nn.Sequential(nn.Flatten(), nn.LazyLinear(3))},
+            TrainingError,
+            r"network: 1\.weight of Sequential is lazy and has no numbers yet; run a batch through",
         ),
     ],
 )

@@ -8,6 +8,7 @@ from collections.abc import Callable
 import torch
 from torch import nn
 
+from edgecompress.distilling.checkpoint import require_numbers
 from edgecompress.distilling.views import mixed_seed
 from edgecompress.errors import RecipeError, TaskError, TrainingError
 from edgecompress.teachers.adapters import CheckedTeacher, ModuleTeacher
@@ -22,9 +23,10 @@ def begun(student: Student, seed: int, peer: int = 0) -> nn.Module:
     """Return a student to be trained: a copy of a module, or what the function makes of a seed.
 
     `peer` numbers students of one seed that must differ. Raises TaskError where the function
-    makes anything but a module.
+    makes anything but a module, TrainingError for weights that are not there yet.
     """
     if isinstance(student, nn.Module):
+        require_numbers(student)
         return copy.deepcopy(student)
     with torch.random.fork_rng(devices=[]):
         torch.manual_seed(mixed_seed(seed, 2, *([peer] if peer else [])))
@@ -33,6 +35,7 @@ def begun(student: Student, seed: int, peer: int = 0) -> nn.Module:
         raise TaskError(
             f"task: student() returned {type(made).__name__}; expected a torch.nn.Module"
         )
+    require_numbers(made)
     return made
 
 

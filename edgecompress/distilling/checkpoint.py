@@ -13,6 +13,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
+from torch.nn.parameter import is_lazy
 
 from edgecompress.errors import TrainingError
 from edgecompress.records import EpochPoint
@@ -116,12 +117,23 @@ def save_weights(module: nn.Module, path: Path) -> None:
 
 def weights_digest(module: nn.Module) -> str:
     """Return one digest over the names, shapes and values of all of a module's weights."""
+    require_numbers(module)
     digest = hashlib.sha256()
     for name, tensor in module.state_dict().items():
         plain = tensor.detach().cpu().contiguous()
         digest.update(f"{name} {plain.dtype} {tuple(plain.shape)}".encode())
         digest.update(plain.reshape(-1).view(torch.uint8).numpy().tobytes())
     return digest.hexdigest()
+
+
+def require_numbers(module: nn.Module) -> None:
+    """Raise TrainingError for lazy layers, which have no weights before the first batch."""
+    for name, tensor in module.state_dict().items():
+        if is_lazy(tensor):
+            raise TrainingError(
+                f"network: {name} of {type(module).__name__} is lazy and has no numbers yet; run "
+                "a batch through the network where it is made, or give its layers their widths"
+            )
 
 
 def layout_digest(module: nn.Module) -> str:
