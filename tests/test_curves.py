@@ -76,6 +76,16 @@ def test_this_machines_curves_are_measured_once_and_kept(tmp_path, monkeypatch):
     monkeypatch.setattr(curves, "measure_curves", lambda *_: found[:1])
     assert kept_curves(tmp_path, "unsigned") == found[:1]
     assert kept_curves(tmp_path, "unsigned") == found[:1]
+    monkeypatch.setattr(curves, "WIDTHS", (8, 32, 64))  # other questions, other answers
+    monkeypatch.setattr(curves, "measure_curves", lambda *_: found[1:])
+    assert kept_curves(tmp_path, "unsigned") == found[1:]
+
+
+def test_curves_that_time_ran_out_for_are_not_kept(tmp_path, monkeypatch):
+    late = (curve({8: 1.0}), curve({}))
+    monkeypatch.setattr(curves, "measure_curves", lambda *_: late)
+    assert kept_curves(tmp_path) == late
+    assert list(tmp_path.iterdir()) == []
 
 
 def test_a_width_that_does_not_run_is_left_out(monkeypatch):

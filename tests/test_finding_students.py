@@ -13,7 +13,8 @@ import torch
 from torch import nn
 
 from edgecompress.errors import RecipeError, TaskError
-from edgecompress.pipeline import students
+from edgecompress.pipeline import arms, students
+from edgecompress.pipeline.candidates import EXPORT
 from edgecompress.pipeline.compress import compress
 from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.run import RunOptions
@@ -97,6 +98,11 @@ def test_where_none_fits_the_nearest_goes_on_and_the_report_says_so(tmp_path, th
     words = f"none of 3 students is sure to fit; {smallest.label} comes nearest"
     assert report.students.reason == words
     assert report.verdict.status == "fail"
+
+
+def test_a_student_whose_code_changed_is_trained_and_exported_anew():
+    assert "students" in arms._ROOMS
+    assert "students" in EXPORT.rooms
 
 
 def test_a_named_student_is_taken_as_it_is():

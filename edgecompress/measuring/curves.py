@@ -109,16 +109,18 @@ def kept_curves(
 ) -> tuple[Curve, ...]:
     """Return this machine's curves, measured once and kept in `folder` under its fingerprint.
 
-    A file that cannot be read is made again.
+    A file that cannot be read is made again; curves that time ran out for are not kept.
     """
     machine = {"host": describe_host().fingerprint, "threads": threads, "form": form}
+    machine |= {"widths": WIDTHS, "sizes": SIZES}
     file = folder / f"curves-{digest_of(machine)[:16]}.json"
     kind = TypeAdapter(tuple[Curve, ...])
     try:
         return kind.validate_json(file.read_bytes())
     except (OSError, ValidationError):
         curves = measure_curves(form, threads, progress)
-        write_atomic(file, kind.dump_json(curves))
+        if all(curve.widths for curve in curves):
+            write_atomic(file, kind.dump_json(curves))
         return curves
 
 

@@ -32,7 +32,7 @@ from edgecompress.recipe import DistillSettings, TrainSettings
 from edgecompress.records import Arm, Artifact, Evaluation, Inspection, Mode, TrainedNetwork
 from edgecompress.store import CHECKPOINT, StageCode, artifact, digest_of
 
-_ROOMS = ("distilling", "teachers")
+_ROOMS = ("distilling", "teachers", "students")
 _LIBRARIES = ("torch", "accelerate")
 FIGURES = StageCode("figures", ("distilling", "teachers", "tasks", "statistics.py"), ("torch",))
 PRECISION = StageCode("precision", ("distilling",), ("torch",))

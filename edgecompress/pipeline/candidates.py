@@ -33,7 +33,7 @@ from edgecompress.teachers.adapters import predict_logits
 
 _ONNX = ("onnx", "onnxruntime")
 EXPORT = StageCode(
-    "export", ("exporting", "graphs.py"), ("torch", "onnx", "onnxscript", "onnxruntime")
+    "export", ("exporting", "students", "graphs.py"), ("torch", "onnx", "onnxscript", "onnxruntime")
 )
 QUANTIZE = StageCode("quantize", ("quantizing", "graphs.py"), _ONNX)
 PARITY = StageCode("parity", ("exporting/parity.py", "tasks/inspection.py", "runtime.py"), _ONNX)

@@ -44,7 +44,7 @@ STUDENTS = StageCode(
     "students",
     (
         *("search", "students", "pruning", "exporting", "quantizing", "measuring"),
-        *("bounds.py", "verdict.py"),
+        *("bounds.py", "graphs.py", "verdict.py"),
     ),
     ("torch", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy"),
 )

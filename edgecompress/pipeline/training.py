@@ -45,7 +45,7 @@ from edgecompress.teachers.adapters import (
 from edgecompress.teachers.stored import StoredTeacher
 from edgecompress.teachers.weights import load_weights_
 
-PRUNE = StageCode("prune", ("pruning",), ("torch", "torch-pruning"))
+PRUNE = StageCode("prune", ("pruning", "distilling"), ("torch", "torch-pruning"))
 PROBE_SAMPLES = 8
 BATCHES, BATCH = 8, 128
 
