@@ -63,7 +63,11 @@ class PruneSettings(Settings):
     round_to: Count = Field(
         default=8, description="Channels that remain in a layer are a multiple of this."
     )
-    steps: Count = Field(default=1, description="In how many steps the channels go.")
+    steps: Count = Field(
+        default=1,
+        description="In how many steps the channels go; they are ranked anew before each. A run "
+        "trains after the last one only; from Python, prune() can recover between them.",
+    )
     schedule: Literal["linear", "cubic"] = Field(
         default="linear", description="Equal steps, or cubic: most goes in the first ones."
     )

@@ -146,7 +146,7 @@ class Nursery:
                 f'recipe: distill.student = "{spec.label}": expected cut_teacher-wSHARE-d1 with '
                 "a SHARE of the channels below 1, for a teacher only loses some"
             )
-        settings = PruneSettings(pruning_ratio=1 - spec.width, importance="l2")
+        settings = PruneSettings(pruning_ratio=1 - spec.width)
         inputs = tensors(self.run.task.example_inputs(2))
         return prune(self.teacher.network.module, inputs, settings).module
 
