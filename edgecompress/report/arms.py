@@ -83,12 +83,6 @@ def reading_lines(training: TrainedNetwork) -> tuple[str, ...]:
         "membership AUC: how well a small loss tells a training sample from a validation sample; "
         "0.5 is no better than chance, 1 gives every one away (loss-threshold attack)."
     ]
-    perfect = 1.0 if teacher.evaluation.metric.higher_is_better else 0.0
-    if all(score == perfect for score in teacher.evaluation.scores):
-        lines.append(
-            "Every validation label is the teacher's own answer, so the scores are agreement with "
-            "it; without other labels the control learns the teacher's hard answers."
-        )
     if not teacher.trained_here:
         lines.append(
             "The teacher came trained: unless that was on the very training split of this task, "
