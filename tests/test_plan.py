@@ -173,6 +173,12 @@ def test_a_plan_file_of_any_size_is_refused_before_it_is_read(tmp_path):
         PruningPlan.load(tmp_path / "plan.json")
 
 
+def test_a_plan_of_many_names_is_read_in_no_time(tmp_path):
+    names = tuple(map(str, range(200_000)))  # each held against each: minutes
+    PruningPlan(blocks=names).save(tmp_path / "plan.json")
+    assert PruningPlan.load(tmp_path / "plan.json").blocks == names
+
+
 def test_a_missing_plan_file_is_refused(tmp_path):
     with pytest.raises(PruningError, match=r"cannot be read \(No such file or directory\)"):
         PruningPlan.load(tmp_path / "none.json")

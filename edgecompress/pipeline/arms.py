@@ -34,7 +34,7 @@ from edgecompress.store import CHECKPOINT, StageCode, artifact, digest_of
 
 _ROOMS = ("distilling", "teachers", "students")
 _LIBRARIES = ("torch", "accelerate")
-FIGURES = StageCode("figures", ("distilling", "teachers", "tasks", "statistics.py"), ("torch",))
+FIGURES = StageCode("figures", (*_ROOMS, "tasks", "statistics.py"), ("torch",))
 PRECISION = StageCode("precision", ("distilling",), ("torch",))
 
 

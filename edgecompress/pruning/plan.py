@@ -6,6 +6,7 @@ To rebuild a pruned network: `apply_plan` to the original, load the weights.
 from __future__ import annotations
 
 import json
+from collections import Counter
 from collections.abc import Iterable, Mapping
 from copy import deepcopy
 from itertools import pairwise
@@ -76,7 +77,7 @@ class PruningPlan(Settings):
     def _names_each_once(self) -> PruningPlan:
         lists = (self.split, self.blocks, _modules(self.heads), _modules(self.channels))
         for names in lists:
-            if repeated := {name for name in names if names.count(name) > 1}:
+            if repeated := {name for name, times in Counter(names).items() if times > 1}:
                 raise ValueError(f"the module {min(repeated)!r} is named twice")
         return self
 
