@@ -9,12 +9,13 @@ import numpy as np
 import pytest
 import torch
 from kind_tasks import KINDS, knowing, network
+from torch import Tensor, nn
 
 from edgecompress.distilling.certainty import certainty_of
 from edgecompress.distilling.choice import CODISTILLED, CONTROL, DISTILLED, PSEUDO
 from edgecompress.distilling.distill import distill
 from edgecompress.distilling.scoring import forward
-from edgecompress.errors import TrainingError
+from edgecompress.errors import TaskError, TrainingError
 from edgecompress.recipe import DistillSettings
 from edgecompress.records import Kind
 from edgecompress.students.units import InUnits
@@ -148,3 +149,19 @@ def test_neighbours_are_those_of_a_search_by_hand() -> None:
     assert (NEIGHBOURS.per_sample(7 * theirs @ turn, theirs) == 1).all()
     assert NEIGHBOURS.per_sample(theirs[:1], theirs[:1]).tolist() == [1.0]
     assert NEIGHBOURS.per_sample(theirs[:4], theirs[:4]).tolist() == [1.0] * 4
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_a_student_of_another_form_is_refused_before_it_trains(kind: Kind) -> None:
+    class Flat(nn.Module):
+        def __init__(self) -> None:
+            super().__init__()
+            self.layer = nn.Linear(1, 1)
+
+        def forward(self, x: Tensor) -> Tensor:
+            return self.layer(torch.zeros(len(x), 1))[:, 0]
+
+    with pytest.raises(TaskError, match=r"student: output shape \(8,\) for 8 samples; expected"):
+        distill(Flat, knowing(kind), kind_tasks.task(kind), DistillSettings())
+    with pytest.raises(TaskError, match=r"student: Linear fails on x \(8, .*RuntimeError: "):
+        distill(lambda: nn.Linear(99, 1), knowing(kind), kind_tasks.task(kind), DistillSettings())

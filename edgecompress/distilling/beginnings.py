@@ -9,13 +9,19 @@ import torch
 from torch import nn
 
 from edgecompress.distilling.checkpoint import require_numbers
+from edgecompress.distilling.scoring import forward
 from edgecompress.distilling.views import mixed_seed
-from edgecompress.errors import RecipeError, TaskError, TrainingError
+from edgecompress.errors import EdgecompressError, RecipeError, TaskError, TrainingError
+from edgecompress.tasks.checks import check_network
+from edgecompress.tasks.skill import out_of_reach
+from edgecompress.tasks.task import Task
 from edgecompress.teachers.adapters import CheckedTeacher, ModuleTeacher
+from edgecompress.teachers.protocol import reason
 
 Student = nn.Module | Callable[[], nn.Module]
 """A module, with whose weights every training begins, or a function that draws fresh ones."""
 
+PROBE_SAMPLES = 8
 _RESETS = ("reset_parameters", "_reset_parameters")
 
 
@@ -37,6 +43,26 @@ def begun(student: Student, seed: int, peer: int = 0) -> nn.Module:
         )
     require_numbers(made)
     return made
+
+
+def check_answers(task: Task, student: nn.Module) -> str:
+    """Check what an untrained student answers to a few samples; return a warning, or nothing.
+
+    Raises TaskError for a student that fails on them, or answers in another form than the task's.
+    """
+    inputs = task.validation.take(slice(0, PROBE_SAMPLES)).inputs
+    try:
+        outputs = forward(student, inputs)
+    except EdgecompressError:
+        raise
+    except Exception as error:  # the user's code may raise anything
+        shapes = ", ".join(f"{name} {array.shape}" for name, array in inputs.items())
+        raise TaskError(
+            f"task {task.name!r}, student: {type(student).__name__} fails on {shapes}: "
+            f"{reason(error)}"
+        ) from error
+    check_network(task, "student", outputs.shape, len(outputs))
+    return out_of_reach(task, outputs)
 
 
 def born_again(teacher: CheckedTeacher) -> Callable[[], nn.Module]:

@@ -13,7 +13,7 @@ from edgecompress.distilling.arms import (
     settings_of,
     train_arm,
 )
-from edgecompress.distilling.beginnings import Student, begun, born_again
+from edgecompress.distilling.beginnings import Student, begun, born_again, check_answers
 from edgecompress.distilling.certainty import calibrated, certainty_as_taught
 from edgecompress.distilling.checkpoint import weights_digest
 from edgecompress.distilling.choice import DISTILLED
@@ -105,8 +105,9 @@ def distill(
     start = _start(student, asked, settings)
     check_beginning(start, settings, bench.seed)
     if settings.narrow_by == "pca":
-        width = forward(begun(start, bench.seed), task.example_inputs()).shape[1]
+        width = forward(begun(start, bench.seed), task.example_inputs()).shape[-1]
         task, asked = reduced(task, asked, width)
+    warning = check_answers(task, begun(start, bench.seed))
 
     known = content_digest({"labels": labels_of(task.train), "teacher": outputs})
 
@@ -126,7 +127,7 @@ def distill(
         for arm in found.arms
     )
     winner, score = found.winner, teacher_score(task, said, trained_here=False)
-    reason = "; ".join((found.reason, *notes))
+    reason = "; ".join((found.reason, *notes, *filter(None, [warning])))
     return Distilled(arms, winner.name, reason, found.trials, winner.seed, score)
 
 

@@ -30,7 +30,7 @@ def narrowed(run: Run, teacher: TeacherInHand) -> tuple[Run, TeacherInHand]:
             f'distill.student is "{settings.student}"; return a student from the task'
         )
     student = begun(run.task.student, run.recipe.seed)
-    width = forward(student, run.task.example_inputs(PROBE_SAMPLES)).shape[1]
+    width = forward(student, run.task.example_inputs(PROBE_SAMPLES)).shape[-1]
     task, narrow = reduced(run.task, teacher.teacher, width)
     marks = {**run.fingerprint, "reduced to": fingerprint(narrow)}
     digest = digest_of([teacher.digest, fingerprint(narrow)])

@@ -11,13 +11,12 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from edgecompress.distilling.beginnings import Student, begun, born_again
+from edgecompress.distilling.beginnings import Student, begun, born_again, check_answers
 from edgecompress.distilling.certainty import certainty_as_taught
 from edgecompress.distilling.checkpoint import save_weights, weights_digest
 from edgecompress.distilling.features import relational_loss
 from edgecompress.distilling.kinds import Aim, aim_of, form_of, hard_part, to_labels
 from edgecompress.distilling.loop import logits_of
-from edgecompress.distilling.scoring import forward
 from edgecompress.distilling.views import mixed_seed, tensors
 from edgecompress.errors import TaskError
 from edgecompress.pipeline.arms import Adjusting, Course, taught
@@ -30,8 +29,7 @@ from edgecompress.pruning.plan import PruningPlan, apply_plan
 from edgecompress.pruning.prune import prune, reestimate_batchnorm_
 from edgecompress.records import Artifact, PruningOutcome, TrainedNetwork
 from edgecompress.store import StageCode, artifact, digest_of
-from edgecompress.tasks.checks import check_network, check_teacher_outputs
-from edgecompress.tasks.skill import out_of_reach
+from edgecompress.tasks.checks import check_teacher_outputs
 from edgecompress.tasks.targets import labels_of
 from edgecompress.tasks.task import Split
 from edgecompress.teachers.adapters import (
@@ -45,8 +43,7 @@ from edgecompress.teachers.adapters import (
 from edgecompress.teachers.stored import StoredTeacher
 from edgecompress.teachers.weights import load_weights_
 
-PRUNE = StageCode("prune", ("pruning", "distilling"), ("torch", "torch-pruning"))
-PROBE_SAMPLES = 8
+PRUNE = StageCode("prune", ("pruning", "distilling", "students"), ("torch", "torch-pruning"))
 BATCHES, BATCH = 8, 128
 
 
@@ -105,10 +102,8 @@ def train_student(run: Run, teacher: TeacherInHand, found: Found | None = None) 
         return replace(teacher.network, label="student", training=None)
     settings, start = run.recipe.distill, found.start if found else _beginning(run, teacher)
     student = begun(start, (settings.seeds or (run.recipe.seed,))[0])
-    outputs = forward(student, run.task.validation.take(slice(0, PROBE_SAMPLES)).inputs)
-    check_network(run.task, "student", outputs.shape, len(outputs))
-    if far := out_of_reach(run.task, outputs):
-        run.store.say(f"warning: {far}")
+    if warning := check_answers(run.task, student):
+        run.store.say(f"warning: {warning}")
     network = Network("student", student, weights_digest(student))
     return taught(Course(run, "distill", start, teacher, _penalty(run)), network, settings)
 
