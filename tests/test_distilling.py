@@ -12,7 +12,7 @@ from edgecompress.distilling.arms import train_arm
 from edgecompress.distilling.checkpoint import save_weights, weights_digest
 from edgecompress.distilling.choice import CONTROL, DISTILLED, PSEUDO, STUDENTS
 from edgecompress.distilling.distill import distill
-from edgecompress.distilling.loop import Bench, learning_rate, sample_order
+from edgecompress.distilling.loop import Bench, learning_rate, require_rows_for_all, sample_order
 from edgecompress.distilling.modes import fastest_mode
 from edgecompress.errors import DataError, OutOfTimeError, TeacherError, TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
@@ -203,6 +203,14 @@ def test_a_frozen_student_is_refused() -> None:
     student = _net(1).requires_grad_(False)
     with pytest.raises(TrainingError, match="all of its parameters are frozen"):
         train_arm(CONTROL, student, _task(), QUICK)
+
+
+def test_a_batch_that_leaves_a_process_without_samples_is_refused() -> None:
+    with pytest.raises(
+        TrainingError, match=r"a batch of 3 samples for 4 processes; .*larger batch"
+    ):
+        require_rows_for_all(3, 4)
+    require_rows_for_all(4, 4)
 
 
 # --- views and soft targets -----------------------------------------------------------------

@@ -90,6 +90,20 @@ def test_a_run_without_labels_says_so(tmp_path: Path) -> None:
         assert obtain_teacher(run).certainty.temperature("auto") == 1.0  # type: ignore[union-attr]
 
 
+def test_the_teacher_that_labels_is_the_one_that_teaches(tmp_path: Path) -> None:
+    made: list[torch.nn.Module] = []
+
+    def teacher() -> torch.nn.Module:
+        made.append(knowing())
+        return made[-1]
+
+    task = replace(bare(blobs(), "train", "validation", "test"), teacher=teacher)
+    with open_run(Recipe(distill=QUICK), tmp_path, RunOptions(), task) as run:
+        found = obtain_teacher(run)
+    assert found.network is not None
+    assert [found.network.module] == made
+
+
 def test_a_teacher_still_to_be_trained_cannot_label(tmp_path: Path) -> None:
     recipe = Recipe.model_validate({"teacher": TrainSettings().model_dump()})
     with (

@@ -148,6 +148,7 @@ class _Trainer:
         self.learning = [p for p in self.module.parameters() if p.requires_grad]
         self.batch = min(settings.batch_size * settings.accumulate, lesson.samples)
         self.steps = lesson.samples // self.batch
+        require_rows_for_all(self.batch, self.accelerator.num_processes)
         self.state = State()
         self.saved = time.monotonic()
 
@@ -297,6 +298,15 @@ def sample_order(available: int, wanted: int, seed: int, epoch: int) -> Tensor:
     rounds = math.ceil(wanted / available)
     orders = [torch.randperm(available, generator=generator(seed, epoch, r)) for r in range(rounds)]
     return torch.cat(orders)[:wanted]
+
+
+def require_rows_for_all(batch: int, processes: int) -> None:
+    """Raise TrainingError if a batch leaves a process without samples."""
+    if batch < processes:
+        raise TrainingError(
+            f"training: a batch of {batch} samples for {processes} processes; expected one sample "
+            "or more for each; give a larger batch_size, or start fewer processes"
+        )
 
 
 def require_trainable(module: nn.Module) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import time
 from collections.abc import Callable, Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -105,7 +105,10 @@ def _labelled(recipe: Recipe, task: Task, options: RunOptions) -> tuple[Task, tu
             f"{', '.join(missing)}; give labels, or a teacher that is trained and no [teacher]"
         )
     torch.manual_seed(mixed_seed(recipe.seed, 1))  # as where the teacher is obtained
-    return labelled_by(built(task.teacher()), task, options.trust_code)
+    teacher = built(task.teacher())
+    labelled, notes = labelled_by(teacher, task, options.trust_code)
+    # Made once: a fit that draws without a seed would label as one teacher and teach as another.
+    return replace(labelled, teacher=lambda: teacher), notes
 
 
 def check_time(deadline: float | None, where: str) -> None:
