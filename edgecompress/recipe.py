@@ -10,6 +10,7 @@ import tomllib
 from collections.abc import Mapping, Sequence
 from importlib.resources import as_file, files
 from itertools import pairwise
+from math import inf
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -37,8 +38,18 @@ BUILT_IN_TASK = "digits"
 Share = Annotated[float, Field(ge=0.0, lt=1.0)]
 
 
+TARGETS = ("latency_ms.p50", "size_bytes", "macs")
+
+
 class PruneSettings(Settings):
     """Say how much goes, and what."""
+
+    target: float | str | dict[str, float] | None = Field(
+        default=None,
+        description="What the exported model shall cost, in place of a ratio: a share of the "
+        'unpruned p50, {"latency_ms.p50" = MS}, {size_bytes = N}, {macs = N} (below 1: a share), '
+        'or "budget": what the profile allows.',
+    )
 
     kind: Literal["structured", "unstructured"] = Field(
         default="structured",
@@ -81,6 +92,37 @@ class PruneSettings(Settings):
     penalty_strength: Positive = Field(
         default=1e-4, description="Factor of the penalty on channels."
     )
+
+    @field_validator("target", mode="before")
+    @classmethod
+    def _is_a_target(cls, target: object) -> object:
+        """Return the target: None, "budget", a share, or one figure with its limit."""
+        match target:
+            case None | "budget":
+                return target
+            case bool():
+                pass
+            case int() | float() if 0 < target < 1:
+                return float(target)
+            case dict() if len(target) == 1:
+                ((figure, limit),) = target.items()
+                if figure in TARGETS and isinstance(limit, int | float) and 0 < limit < inf:
+                    return {figure: float(limit)}
+        raise ValueError(
+            f'given {target!r}, expected a share above 0 and below 1, "budget", or one of '
+            f'{", ".join(TARGETS)} with its limit, such as {{"latency_ms.p50" = 2.0}}'
+        )
+
+    @model_validator(mode="after")
+    def _leaves_widths_to_the_target(self) -> PruneSettings:
+        widths = ("kind", "pruning_ratio", "head_ratio", "block_ratio", "scope", "round_to")
+        also = [name for name in (*widths, "steps", "schedule") if name in self.model_fields_set]
+        if self.target is not None and also:
+            raise ValueError(
+                f"target finds the width of every layer by itself, and {also[0]} is given too; "
+                "remove one of them"
+            )
+        return self
 
     @model_validator(mode="after")
     def _asks_for_something_possible(self) -> PruneSettings:

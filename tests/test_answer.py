@@ -111,7 +111,7 @@ def test_the_reason_is_the_one_given_while_all_stood_alike(monkeypatch: pytest.M
     monkeypatch.setattr("edgecompress.pipeline.answer.measured", measured)
     monkeypatch.setattr("edgecompress.pipeline.answer.teacher_score", lambda *given: None)
     monkeypatch.setattr("edgecompress.pipeline.answer._judged", judged)
-    run = SimpleNamespace(recipe=SimpleNamespace(measure=None), options=RunOptions())
+    run = SimpleNamespace(recipe=SimpleNamespace(measure=None, prune=None), options=RunOptions())
     choice = settle(run, load_profile("cpu-1core"), two, None, None)  # type: ignore[arg-type]
     assert choice.label == "student-int8-static"
     assert "the fastest of the 2 that tie" in choice.reason

@@ -1,7 +1,7 @@
 """Small networks of eleven kinds, each with the parts that make its kind hard to prune.
 
 Inputs are images (batch, 3, 16, 16), signals (batch, 4, 64) or token ids (batch, 12); each network
-returns logits (batch, 10).
+returns logits (batch, 10). `times` makes each as many times as wide.
 """
 
 from __future__ import annotations
@@ -42,27 +42,33 @@ class Residual(nn.Module):
         return torch.relu(self.branch(x) + self.shortcut(x))
 
 
-def residual_net() -> nn.Module:
-    blocks = [Residual(16, 16), Residual(16, 32, 2), Residual(32, 32), Residual(32, 64, 2)]
-    return nn.Sequential(conv(3, 16, 3), nn.ReLU(), *blocks, Residual(64, 64), pooled(64))
+def residual_net(times: int) -> nn.Module:
+    narrow, middle, wide = 16 * times, 32 * times, 64 * times
+    blocks = [Residual(narrow, narrow), Residual(narrow, middle, 2), Residual(middle, middle)]
+    blocks += [Residual(middle, wide, 2)]
+    stem = (conv(3, narrow, 3), nn.ReLU())
+    return nn.Sequential(*stem, *blocks, Residual(wide, wide), pooled(wide))
 
 
-def vgg_like() -> nn.Module:
+def vgg_like(times: int) -> nn.Module:
     """Plain convolutions, and a flattened map before the first linear layer (arXiv:1409.1556)."""
     layers: list[nn.Module] = []
-    for inputs, outputs in ((3, 16), (16, 32), (32, 64)):
-        layers += [conv(inputs, outputs, 3), nn.ReLU(), nn.MaxPool2d(2)]
-    head = [nn.Flatten(), nn.Linear(64 * 4, 64), nn.ReLU(), nn.Dropout(0.5), nn.Linear(64, CLASSES)]
-    return nn.Sequential(*layers, *head)
+    width, wide = 3, 64 * times
+    for outputs in (16 * times, 32 * times, wide):
+        layers += [conv(width, outputs, 3), nn.ReLU(), nn.MaxPool2d(2)]
+        width = outputs
+    layers += [nn.Flatten(), nn.Linear(wide * 4, wide), nn.ReLU(), nn.Dropout(0.5)]
+    return nn.Sequential(*layers, nn.Linear(wide, CLASSES))
 
 
-def mobilenet_v1() -> nn.Module:
+def mobilenet_v1(times: int) -> nn.Module:
     """Depthwise separable convolutions (arXiv:1704.04861)."""
-    layers: list[nn.Module] = [conv(3, 16, 3), nn.ReLU()]
-    for inputs, outputs, stride in ((16, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2)):
+    layers: list[nn.Module] = [conv(3, 16 * times, 3), nn.ReLU()]
+    sizes = ((16, 32, 1), (32, 64, 2), (64, 64, 1), (64, 128, 2))
+    for inputs, outputs, stride in ((i * times, o * times, s) for i, o, s in sizes):
         layers += [conv(inputs, inputs, 3, stride, groups=inputs), nn.ReLU()]
         layers += [conv(inputs, outputs, 1), nn.ReLU()]
-    return nn.Sequential(*layers, pooled(128))
+    return nn.Sequential(*layers, pooled(128 * times))
 
 
 class Squeeze(nn.Module):
@@ -99,26 +105,25 @@ class Inverted(nn.Module):
         return x + self.branch(x) if self.adds else self.branch(x)
 
 
-def inverted_net(activation: nn.Module, gate: nn.Module | None) -> nn.Module:
+def inverted_net(times: int, activation: nn.Module, gate: nn.Module | None) -> nn.Module:
     sizes = ((16, 16, 1), (16, 24, 2), (24, 24, 1), (24, 40, 2), (40, 40, 1))
-    blocks = [Inverted(i, o, s, activation, gate) for i, o, s in sizes]
-    return nn.Sequential(
-        *(conv(3, 16, 3), activation), *blocks, *(conv(40, 96, 1), activation), pooled(96)
-    )
+    blocks = [Inverted(i * times, o * times, s, activation, gate) for i, o, s in sizes]
+    first, last = conv(3, 16 * times, 3), conv(40 * times, 96 * times, 1)
+    return nn.Sequential(first, activation, *blocks, last, activation, pooled(96 * times))
 
 
-def mobilenet_v2() -> nn.Module:
-    return inverted_net(nn.ReLU6(), None)
+def mobilenet_v2(times: int) -> nn.Module:
+    return inverted_net(times, nn.ReLU6(), None)
 
 
-def mobilenet_v3() -> nn.Module:
+def mobilenet_v3(times: int) -> nn.Module:
     """The same blocks with hard swish and squeeze-excite (arXiv:1905.02244)."""
-    return inverted_net(nn.Hardswish(), nn.Hardsigmoid())
+    return inverted_net(times, nn.Hardswish(), nn.Hardsigmoid())
 
 
-def efficientnet() -> nn.Module:
+def efficientnet(times: int) -> nn.Module:
     """The same blocks with SiLU and a sigmoid gate (arXiv:1905.11946)."""
-    return inverted_net(nn.SiLU(), nn.Sigmoid())
+    return inverted_net(times, nn.SiLU(), nn.Sigmoid())
 
 
 class ConvNext(nn.Module):
@@ -138,11 +143,12 @@ class ConvNext(nn.Module):
         return x + y.permute(0, 3, 1, 2)
 
 
-def convnext() -> nn.Module:
+def convnext(times: int) -> nn.Module:
+    narrow, wide = 16 * times, 32 * times
     return nn.Sequential(
-        *(nn.Conv2d(3, 16, 2, 2), ConvNext(16), ConvNext(16)),
-        *(nn.BatchNorm2d(16), nn.Conv2d(16, 32, 2, 2), ConvNext(32)),
-        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(32), nn.Linear(32, CLASSES)),
+        *(nn.Conv2d(3, narrow, 2, 2), ConvNext(narrow), ConvNext(narrow)),
+        *(nn.BatchNorm2d(narrow), nn.Conv2d(narrow, wide, 2, 2), ConvNext(wide)),
+        *(nn.AdaptiveAvgPool2d(1), nn.Flatten(), nn.LayerNorm(wide), nn.Linear(wide, CLASSES)),
     )
 
 
@@ -160,13 +166,13 @@ class Dense(nn.Module):
         return torch.cat([x, y], 1)
 
 
-def densenet() -> nn.Module:
-    layers: list[nn.Module] = [nn.Conv2d(3, 16, 3, padding=1, bias=False)]
-    width = 16
+def densenet(times: int) -> nn.Module:
+    width = growth = 16 * times
+    layers: list[nn.Module] = [nn.Conv2d(3, width, 3, padding=1, bias=False)]
     for stage in range(2):
         for _ in range(3):
-            layers.append(Dense(width, 16))
-            width += 16
+            layers.append(Dense(width, growth))
+            width += growth
         if stage == 0:
             layers += [conv(width, width // 2, 1), nn.AvgPool2d(2)]
             width //= 2
@@ -247,11 +253,13 @@ class Bert(nn.Module):
         return self.head(torch.tanh(self.pool(x[:, 0])))
 
 
-def conv_1d() -> nn.Module:
+def conv_1d(times: int) -> nn.Module:
     layers: list[nn.Module] = []
-    for inputs, outputs in ((4, 16), (16, 32), (32, 64)):
-        layers += [nn.Conv1d(inputs, outputs, 5, 2, 2), nn.BatchNorm1d(outputs), nn.ReLU()]
-    head = (nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(64, CLASSES))
+    width = 4
+    for outputs in (16 * times, 32 * times, 64 * times):
+        layers += [nn.Conv1d(width, outputs, 5, 2, 2), nn.BatchNorm1d(outputs), nn.ReLU()]
+        width = outputs
+    head = (nn.AdaptiveAvgPool1d(1), nn.Flatten(), nn.Linear(width, CLASSES))
     return nn.Sequential(*layers, *head)
 
 
@@ -259,7 +267,7 @@ def conv_1d() -> nn.Module:
 class Architecture:
     """Hold how a network is made, and the shape of one sample; None for token ids."""
 
-    make: Callable[[], nn.Module]
+    make: Callable[[int], nn.Module]
     shape: Shape | None
 
     def inputs(self, samples: int, seed: int = 0) -> Tensor:
@@ -268,10 +276,10 @@ class Architecture:
             return torch.randint(1, 100, (samples, 12), generator=drawn)
         return torch.randn(samples, *self.shape, generator=drawn)
 
-    def network(self, seed: int = 0) -> nn.Module:
+    def network(self, seed: int = 0, times: int = 1) -> nn.Module:
         """Return a network whose norms have scales of their own and have seen data."""
         torch.manual_seed(seed)
-        net = self.make()
+        net = self.make(times)
         with torch.no_grad():
             for part in net.modules():
                 if isinstance(part, nn.modules.batchnorm._BatchNorm | nn.LayerNorm):
@@ -291,7 +299,7 @@ ARCHITECTURES = {
     "efficientnet": Architecture(efficientnet, IMAGE),
     "convnext": Architecture(convnext, IMAGE),
     "densenet": Architecture(densenet, IMAGE),
-    "vit_tiny": Architecture(VisionTransformer, IMAGE),
-    "bert_tiny": Architecture(Bert, None),
+    "vit_tiny": Architecture(lambda times: VisionTransformer(48 * times), IMAGE),
+    "bert_tiny": Architecture(lambda times: Bert(48 * times), None),
     "conv_1d": Architecture(conv_1d, SIGNAL),
 }

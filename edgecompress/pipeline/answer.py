@@ -73,7 +73,7 @@ def settle(
             c.label: _judged(run, profile, c, teacher_validation, c.evaluation("validation"))
             for c in competing
         }
-        competing = without_slower(competing, verdicts)
+        competing = without_slower(competing, verdicts, _must_gain(run))
         chosen, reason = choose(competing, verdicts)
         if chosen is None or chosen.label in picked:
             break
@@ -89,6 +89,11 @@ def settle(
         tuple(competing),
         known[reference.label] if reference is not None else None,
     )
+
+
+def _must_gain(run: Run) -> bool:
+    """Return whether the pruned network is to be faster; single weights at 0 make none so."""
+    return run.recipe.prune is not None and run.recipe.prune.kind == "structured"
 
 
 def prove(
@@ -135,6 +140,7 @@ def prove(
         notes=(
             choice.reason,
             *((found.choice.reason,) if found else ()),
+            *(n.pruning.search.reason for n in networks if n.pruning and n.pruning.search),
             *_slower_than(reference, chosen),
             *_teacher_note(run, teacher),
             *int8_notes(run, profile),

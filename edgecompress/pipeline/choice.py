@@ -64,27 +64,35 @@ def _fastest(tied: Sequence[Candidate], best: Candidate | None, of: int) -> tupl
 
 
 def without_slower(
-    candidates: Sequence[Candidate], verdicts: Mapping[str, Verdict]
+    candidates: Sequence[Candidate], verdicts: Mapping[str, Verdict], pruning_gains: bool = False
 ) -> list[Candidate]:
     """Drop what came out slower than the float model it was made from, pruned or quantized.
 
-    Fewer channels or bits promise no speed, and some kernels lose by them. What went in must not
-    have failed a budget itself.
+    Fewer channels or bits promise no speed, and some kernels lose by them. With `pruning_gains`, a
+    pruned model must even beat its input by more than the noise. What went in must not have failed
+    a budget itself.
     """
-    sound = {c.label: c for c in candidates if c.dropped is None and c.measurement is not None}
+    sound = {
+        c.label: c
+        for c in candidates
+        if c.dropped is None and c.measurement is not None and verdicts[c.label].status != "fail"
+    }
     kept = []
     for one in candidates:
-        origins = [sound.get(f"{one.label.partition('-')[0]}-fp32"), sound.get("student-fp32")]
+        network, _, scheme = one.label.partition("-")
+        origins = [sound.get(f"{network}-fp32"), sound.get("student-fp32")]
         now = median_ms(one)
-        slower = [
+        whole = sound.get(f"student-{scheme}") if network == "pruned" else None
+        reasons = [
             f"slower than {origin.label}: {now:.3g} ms against {median_ms(origin):.3g} ms"
             for origin in origins
-            if origin is not None
-            and one.label in sound
-            and verdicts[origin.label].status != "fail"
-            and now > median_ms(origin) * (1 + GUARD)
+            if origin is not None and median_ms(origin) * (1 + GUARD) < now < inf
         ]
-        kept.append(replace(one, dropped=slower[0]) if slower else one)
+        if pruning_gains and whole is not None and median_ms(whole) * (1 - GUARD) <= now < inf:
+            figures = f"{now:.3g} ms against {median_ms(whole):.3g} ms"
+            reasons.append(f"not faster than {whole.label} beyond the noise: {figures}")
+        droppable = reasons and one.dropped is None
+        kept.append(replace(one, dropped=reasons[0]) if droppable else one)
     return kept
 
 

@@ -38,7 +38,7 @@ def compress(
         run, teacher = narrowed(run, obtain_teacher(run))
         found = find_student(run, profile, teacher)
         student = train_student(run, teacher, found)
-        pruned = prune_student(run, student, teacher)
+        pruned = prune_student(run, student, teacher, profile)
         networks = tuple(network for network in (student, pruned) if network is not None)
 
         floats = tuple(export_network(run, n, f"{n.label}-fp32") for n in networks)

@@ -19,14 +19,16 @@ from edgecompress.distilling.kinds import Aim, aim_of, form_of, hard_part, to_la
 from edgecompress.distilling.loop import logits_of
 from edgecompress.distilling.views import mixed_seed, tensors
 from edgecompress.errors import TaskError
+from edgecompress.pipeline.aiming import AIMED, aimed, basis
 from edgecompress.pipeline.arms import Adjusting, Course, taught
 from edgecompress.pipeline.networks import Network, TeacherInHand, parameters
 from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.students import Found
+from edgecompress.profiles import Profile
 from edgecompress.pruning.masks import masks_of
 from edgecompress.pruning.penalty import penalty_on
 from edgecompress.pruning.plan import PruningPlan, apply_plan
-from edgecompress.pruning.prune import prune, reestimate_batchnorm_
+from edgecompress.pruning.prune import prune, reestimate_batchnorm_, unpruned
 from edgecompress.records import Artifact, PruningOutcome, TrainedNetwork
 from edgecompress.store import StageCode, artifact, digest_of
 from edgecompress.tasks.checks import check_teacher_outputs
@@ -136,8 +138,14 @@ def _beginning(run: Run, teacher: TeacherInHand) -> Student:
     return lambda: built(run.task.teacher())  # type: ignore[return-value]
 
 
-def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network | None:
-    """Return the pruned student, re-distilled if the recipe asks for it; None without `[prune]`."""
+def prune_student(
+    run: Run, student: Network, teacher: TeacherInHand, profile: Profile | None = None
+) -> Network | None:
+    """Return the pruned student, re-distilled if the recipe asks for it; None without `[prune]`.
+
+    Where a target was set and nothing came nearer to it, the student comes back as it is, with the
+    reason. `profile` is needed for a target that it sets.
+    """
     if run.recipe.prune is None:
         return None
     settings = run.recipe.prune
@@ -147,38 +155,52 @@ def prune_student(run: Run, student: Network, teacher: TeacherInHand) -> Network
         "task": run.fingerprint,
         "seed": run.recipe.seed,
     }
-
-    def make(folder: Path) -> PruningOutcome:
-        inputs = tensors(run.task.example_inputs(2))
-        pruned = prune(student.module, inputs, settings, _loss_batches(run), run.recipe.seed)
-        run.store.say(f"prune: {pruned.in_words()}")
-        reestimate_batchnorm_(pruned.module, (tensors(b.inputs) for b in _batches(run)))
-        plan, weights = folder / "plan.json", folder / "weights.safetensors"
-        pruned.plan.save(plan)
-        save_weights(pruned.module, weights)
-        return PruningOutcome(
-            plan=artifact(plan, Artifact),
-            weights=artifact(weights, Artifact),
-            requested_ratio=pruned.requested_ratio,
-            achieved_ratio=pruned.achieved_ratio,
-            macs_before=pruned.macs_before,
-            macs_after=pruned.macs_after,
-            parameters_before=pruned.parameters_before,
-            parameters_after=pruned.parameters_after,
-            heads=pruned.heads,
-            blocks=pruned.blocks,
-        )
-
-    outcome = run.store.once(PRUNE, PruningOutcome, key, make)
+    code = PRUNE
+    if settings.target is not None:
+        code, key["aim"] = AIMED, basis(run, profile)
+    outcome = run.store.once(
+        code, PruningOutcome, key, lambda folder: _prune(run, student, profile, folder)
+    )
     plan, inputs = PruningPlan.load(outcome.plan.path), tensors(run.task.example_inputs(2))
     module = load_weights_(apply_plan(student.module, plan, inputs), outcome.weights.path)
     digest = digest_of([outcome.plan.sha256, outcome.weights.sha256])
     network = Network("pruned", module, digest, None, outcome)
-    if run.recipe.redistill is None:
+    if run.recipe.redistill is None or (outcome.search and not outcome.search.gained):
         return network
     sparse = Adjusting({"masks": digest}, masks_of) if settings.kind == "unstructured" else None
     course = Course(run, "redistill", module, teacher, sparse)
     return taught(course, network, run.recipe.redistill)
+
+
+def _prune(run: Run, student: Network, profile: Profile | None, folder: Path) -> PruningOutcome:
+    """Prune by the recipe's ratios or to its target, and keep the plan and the weights."""
+    settings, inputs, search = run.recipe.prune, tensors(run.task.example_inputs(2)), None
+    assert settings is not None
+    if settings.target is None:
+        losses = _loss_batches(run)
+        pruned = prune(student.module, inputs, settings, losses, run.recipe.seed)
+    else:
+        found, search = aimed(run, student, tuple(_loss_batches(run)), profile, folder)
+        run.store.say(search.reason)
+        pruned = found or unpruned(student.module, inputs)
+    run.store.say(f"prune: {pruned.in_words()}")
+    reestimate_batchnorm_(pruned.module, (tensors(b.inputs) for b in _batches(run)))
+    plan, weights = folder / "plan.json", folder / "weights.safetensors"
+    pruned.plan.save(plan)
+    save_weights(pruned.module, weights)
+    return PruningOutcome(
+        plan=artifact(plan, Artifact),
+        weights=artifact(weights, Artifact),
+        requested_ratio=pruned.requested_ratio,
+        achieved_ratio=pruned.achieved_ratio,
+        macs_before=pruned.macs_before,
+        macs_after=pruned.macs_after,
+        parameters_before=pruned.parameters_before,
+        parameters_after=pruned.parameters_after,
+        heads=pruned.heads,
+        blocks=pruned.blocks,
+        search=search,
+    )
 
 
 def _loss_batches(run: Run) -> Iterator[Callable[[nn.Module], Tensor]]:

@@ -16,7 +16,13 @@ from edgecompress.pruning.graph import trace
 from edgecompress.pruning.groups import Coupled, Groups, groups_of
 from edgecompress.pruning.importance import LossBatch, Scorer, differentiate_
 from edgecompress.pruning.plan import Kept, PruningPlan
-from edgecompress.pruning.ranking import choose_channels, choose_heads, rank_channels, rank_heads
+from edgecompress.pruning.ranking import (
+    choose_channels,
+    choose_heads,
+    narrowest,
+    rank_channels,
+    rank_heads,
+)
 from edgecompress.recipe import PruneSettings
 from edgecompress.records import Removed
 
@@ -53,13 +59,17 @@ class Draft:
 
 @dataclass(frozen=True)
 class Work:
-    """Hold the network that is cut, and what is known of it."""
+    """Hold the network that is cut, and what is known of it.
+
+    `widths`, where given, are what groups are cut to, whatever the settings say of ratios.
+    """
 
     module: nn.Module
     inputs: tuple[Tensor, ...]
     settings: PruneSettings
     spared: Collection[nn.Module]
     draft: Draft
+    widths: Mapping[str, int] | None = None
 
 
 def _without(entries: Mapping[str, Kept], path: str, width: int, gone: Collection[int]) -> Kept:
@@ -126,7 +136,11 @@ def step_(
         groups = groups_of(module, graph, outputs, work.spared)
     ranked, ratio = rank_channels(groups.cuttable, score), settings.pruning_ratio * share
     draft.ranked |= {r.one.path for r in ranked}
-    for one, channels in choose_channels(ranked, before.widths(), settings, ratio):
+    if work.widths is None:
+        chosen = choose_channels(ranked, before.widths(), settings, ratio)
+    else:
+        chosen = narrowest(ranked, work.widths)
+    for one, channels in chosen:
         draft.cut_(one, channels)
         cut_faithfully_(module, graph, one, Cut(channels), work.inputs)
     module.zero_grad(set_to_none=True)

@@ -89,45 +89,90 @@ def prune(
     inputs, losses = positional(example_inputs), required_losses(settings, loss_batches)
     if settings.kind == "unstructured":
         return _sparse(module, inputs, settings, recover)
-    smaller = deepcopy(module)
+    return _pruned(module, inputs, _Order(settings, losses, seed, recover))
+
+
+def prune_to(
+    module: nn.Module,
+    example_inputs: Inputs,
+    widths: Mapping[str, int],
+    settings: PruneSettings,
+    loss_batches: Iterable[LossBatch] | None = None,
+    seed: int = 0,
+) -> Pruned:
+    """Return a copy of `module` whose groups of channels have these widths.
+
+    Groups are named as by `survey`; those that are not named stay as they are. Of the settings,
+    `importance` and `ignore` count. Raise `PruningError` as `prune` does, and for a width that
+    cannot be.
+    """
+    inputs, losses = positional(example_inputs), required_losses(settings, loss_batches)
+    plain = {"kind": "structured", "head_ratio": 0.0, "block_ratio": 0.0, "steps": 1}
+    settings = settings.model_copy(update=plain)
+    return _pruned(module, inputs, _Order(settings, losses, seed, None, widths))
+
+
+@dataclass(frozen=True)
+class _Order:
+    """Hold what is to go, by the settings' ratios or to given widths."""
+
+    settings: PruneSettings
+    losses: tuple[LossBatch, ...]
+    seed: int
+    recover: Recover | None = None
+    widths: Mapping[str, int] | None = None
+
+
+def _pruned(module: nn.Module, inputs: tuple[Tensor, ...], order: _Order) -> Pruned:
+    """Return the smaller copy, once it has passed every gate."""
+    settings, smaller = order.settings, deepcopy(module)
     spared = modules_at(smaller, settings.ignore)
     draft = Draft(split=splittable(smaller, spared))
     split_(smaller, draft.split)
-    work = Work(smaller, inputs, settings, modules_at(smaller, settings.ignore), draft)
+    work = Work(
+        smaller, inputs, settings, modules_at(smaller, settings.ignore), draft, order.widths
+    )
     with opened(smaller):
         shapes = [tuple(o.shape) for o in run(smaller, inputs, "does not run before pruning")]
         macs_before, parameters_before = count_macs(smaller, inputs)
-        blocks = drop_blocks_(work, seed)
+        blocks = drop_blocks_(work, order.seed)
         before = look(work)
-    score = scorer(settings, seed)
+    score = scorer(settings, order.seed)
     for step in range(1, settings.steps + 1):
         _require_finite(smaller)
         with opened(smaller):
-            step_(work, before, score, losses, share_done(settings, step))
-        if recover is not None and step < settings.steps:
-            recover(smaller)
+            step_(work, before, score, order.losses, share_done(settings, step))
+        if order.recover is not None and step < settings.steps:
+            order.recover(smaller)
     with opened(smaller):
         _require_shapes(smaller, inputs, shapes)
         macs_after, parameters_after = count_macs(smaller, inputs)
         after = look(work)
     heads = _heads_removed(before, draft, settings)
     if macs_after >= macs_before:
-        raise PruningError(_why_nothing_went(before, draft, settings, (heads, blocks)))
+        raise PruningError(_why_nothing_went(before, draft, order, (heads, blocks)))
     plan = draft.plan()
     _require_rebuilt(module, plan, inputs, smaller)
     return Pruned(
         module=smaller,
         plan=plan,
-        requested_ratio=settings.pruning_ratio,
+        requested_ratio=_requested(before, order),
         achieved_ratio=_achieved(before, after),
         heads=heads,
         blocks=blocks,
-        whole=before.whole | _unchanged(before, draft, settings),
+        whole=before.whole | _unchanged(before, draft, order),
         macs_before=macs_before,
         macs_after=macs_after,
         parameters_before=parameters_before,
         parameters_after=parameters_after,
     )
+
+
+def unpruned(module: nn.Module, example_inputs: Inputs) -> Pruned:
+    """Return a copy of the whole network as a pruning of which nothing came."""
+    macs, parameters = count_macs(module, example_inputs)
+    none, copy = Removed(0.0, 0, 0), deepcopy(module)
+    return Pruned(copy, PruningPlan(), 0.0, 0.0, none, none, {}, macs, macs, parameters, parameters)
 
 
 def reestimate_batchnorm_(module: nn.Module, batches: Iterable[Inputs]) -> None:
@@ -197,11 +242,20 @@ def _achieved(before: Groups, after: Groups) -> float:
     return 1 - sum(after.widths().values()) / had if had else 0.0
 
 
-def _unchanged(before: Groups, draft: Draft, settings: PruneSettings) -> dict[str, str]:
+def _requested(before: Groups, order: _Order) -> float:
+    if order.widths is None:
+        return order.settings.pruning_ratio
+    had = before.widths()
+    return 1 - sum((had | dict(order.widths)).values()) / sum(had.values())
+
+
+def _unchanged(before: Groups, draft: Draft, order: _Order) -> dict[str, str]:
+    if order.widths is not None or not order.settings.pruning_ratio:
+        return {}
     return {
-        one.path: _why_whole(one, draft, settings)
+        one.path: _why_whole(one, draft, order.settings)
         for one in before.cuttable
-        if settings.pruning_ratio and one.path not in draft.channels
+        if one.path not in draft.channels
     }
 
 
@@ -256,9 +310,12 @@ def _require_rebuilt(
 
 
 def _why_nothing_went(
-    before: Groups, draft: Draft, settings: PruneSettings, others: tuple[Removed, Removed]
+    before: Groups, draft: Draft, order: _Order, others: tuple[Removed, Removed]
 ) -> str:
     """Say why; `others` are the heads and the blocks."""
+    settings = order.settings
+    if order.widths is not None:
+        return "widths: they leave every layer as wide as it was; ask for fewer channels"
     if not settings.pruning_ratio:
         named = zip(("heads", "blocks"), others, strict=True)
         asked = [f"{o.requested_ratio:g} of {o.of} {n}" for n, o in named if o.requested_ratio]

@@ -9,6 +9,7 @@ from math import floor, lcm
 import torch
 from torch import Tensor
 
+from edgecompress.errors import PruningError
 from edgecompress.pruning.groups import Coupled
 from edgecompress.pruning.importance import Scorer
 from edgecompress.recipe import PruneSettings
@@ -69,6 +70,28 @@ def choose_channels(
         kept = max(step, step * floor(wanted[r.one.path] / step + 0.5))
         lost = (r.one.width - kept) // r.one.parts
         if lost > 0:
+            chosen.append((r.one, r.one.channels(_least(r.scores, lost))))
+    return chosen
+
+
+def narrowest(
+    ranked: Sequence[Ranked], widths: Mapping[str, int]
+) -> list[tuple[Coupled, tuple[int, ...]]]:
+    """Return the channels to cut so that the groups have these widths; others stay as they are."""
+    found = {r.one.path: r for r in ranked}
+    chosen = []
+    for path, width in widths.items():
+        r = found.get(path)
+        if r is None:
+            raise PruningError(
+                f"widths: no channels of {path!r} may be cut, expected one of {', '.join(found)}"
+            )
+        if width % r.unit or not r.unit <= width <= r.one.width:
+            raise PruningError(
+                f"widths: given {width} channels for {path!r}, expected a multiple of {r.unit} "
+                f"from {r.unit} to {r.one.width}"
+            )
+        if lost := (r.one.width - width) // r.unit:
             chosen.append((r.one, r.one.channels(_least(r.scores, lost))))
     return chosen
 

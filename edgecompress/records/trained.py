@@ -126,11 +126,44 @@ class Removed:
 
 
 @dataclass(frozen=True)
+class PruningTrial:
+    """Hold one narrowed network of a search: what was estimated and what was found.
+
+    Where a share s of the importance of a group of channels is left, what is left carries 1 / s of
+    what it did: `load` is the mean over the groups. The estimate covers layers alone; only its
+    course counts.
+    """
+
+    load: float
+    estimated: float
+    found: float
+
+
+@dataclass(frozen=True)
+class PruningSearch:
+    """Hold how widths were found for a target.
+
+    `figure` says what `target`, `start` (of the whole network), `found` and the trials count.
+    `gained` is false where nothing tried beat the whole network by more than the noise.
+    """
+
+    figure: str
+    target: float
+    start: float
+    found: float
+    reached: bool
+    gained: bool
+    trials: tuple[PruningTrial, ...]
+    reason: str
+
+
+@dataclass(frozen=True)
 class PruningOutcome:
     """Hold a pruning: its plan, weights, and what was asked against what was got.
 
     The ratios are shares of the channels that may be cut, or of single weights; `macs` are for one
-    sample, and of the parameters those count that are not 0.
+    sample, and of the parameters those count that are not 0. `search` says how widths were found
+    for a target, where there was one.
     """
 
     plan: Artifact
@@ -143,6 +176,7 @@ class PruningOutcome:
     parameters_after: int
     heads: Removed = Removed()
     blocks: Removed = Removed()
+    search: PruningSearch | None = None
 
     @property
     def of(self) -> str:

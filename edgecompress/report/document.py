@@ -279,4 +279,5 @@ def _pruning(pruning: PruningOutcome, folder: Path) -> Json:
         "parameters_after": pruning.parameters_after,
         "plan": _artifact(pruning.plan, folder),
         "weights": _artifact(pruning.weights, folder),
+        "search": asdict(pruning.search) if pruning.search else None,
     }
