@@ -15,7 +15,7 @@ from edgecompress.distilling.certainty import certainty_of
 from edgecompress.distilling.choice import CODISTILLED, CONTROL, DISTILLED, PSEUDO
 from edgecompress.distilling.distill import distill
 from edgecompress.distilling.scoring import forward
-from edgecompress.errors import TaskError, TrainingError
+from edgecompress.errors import TaskError
 from edgecompress.recipe import DistillSettings
 from edgecompress.records import Kind
 from edgecompress.students.units import InUnits
@@ -58,10 +58,12 @@ def test_a_teacher_left_alone_is_as_it_was(kind: Kind) -> None:
         assert torch.equal(tensor, before[name])
 
 
-def test_a_network_of_another_form_is_refused_by_its_training() -> None:
+def test_a_network_of_another_form_is_refused_before_its_training() -> None:
     task = kind_tasks.task("regression")
     flat = torch.nn.Sequential(torch.nn.Linear(6, 2), torch.nn.Unflatten(1, (2, 1)))
-    with pytest.raises(TrainingError, match=r"\(32, 2, 1\), the teacher's \(32, 2\)") as refusal:
+    with pytest.raises(
+        TaskError, match=r"student: output shape \(8, 2, 1\) .*one number"
+    ) as refusal:
         distill(flat, knowing("regression"), task, QUICK)
     assert "\n" not in str(refusal.value)
 
