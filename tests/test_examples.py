@@ -274,6 +274,9 @@ def test_spoken_digits_reads_npz_and_wav_files_alike(example, speech, tmp_path) 
         for one, other in ((from_npz.train, from_wav.train), (from_npz.test, from_wav.test)):
             assert len(one) == len(other)
             assert sorted(row_digests(one.inputs)) == sorted(row_digests(other.inputs))
+    (tmp_path / "packed").mkdir()
+    (tmp_path / "packed" / "fsdd.npz").write_bytes(speech.read_bytes())
+    assert len(module.task(tmp_path / "packed").train) == len(module.task(speech).train)
     with wave.open(str(folder / "0_theo_0.wav"), "wb") as sound:
         sound.setparams((1, 2, 16000, 0, "NONE", ""))
     with pytest.raises(DataError, match=r"0_theo_0\.wav: expected 8 kHz, one channel, 16 bit"):

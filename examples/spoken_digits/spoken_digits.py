@@ -42,25 +42,24 @@ class Clips:
 
 
 def task(data: Path) -> Task:
-    """Read the data's folder of `digit_speaker_take.wav`, or an npz file of all clips.
+    """Read the data's folder of `digit_speaker_take.wav`, or `fsdd.npz`, a file of all clips.
 
     Everybody is heard in training: takes 0 to 4 are the data's own test split.
     """
-    clips = read_npz(data) if data.is_file() else read_wavs(data)
+    clips, files = read(data)
     test, validation = np.isin(clips.takes, TEST_TAKES), np.isin(clips.takes, VALIDATION_TAKES)
-    return _task("spoken-digits", data, clips, test, validation)
+    return _task("spoken-digits", clips, files, test, validation)
 
 
 def unseen_speaker(data: Path) -> Task:
     """Test on one speaker whom training never heard, and choose by another."""
-    clips = read_npz(data) if data.is_file() else read_wavs(data)
+    clips, files = read(data)
     test, validation = clips.speakers == TEST_SPEAKER, clips.speakers == VALIDATION_SPEAKER
-    return _task("spoken-digits-unseen-speaker", data, clips, test, validation)
+    return _task("spoken-digits-unseen-speaker", clips, files, test, validation)
 
 
-def _task(name: str, data: Path, clips: Clips, test: Mask, validation: Mask) -> Task:
+def _task(name: str, clips: Clips, files: tuple[Path, ...], test: Mask, validation: Mask) -> Task:
     def part(rows: Mask) -> Split:
-        files = (data,) if data.is_file() else ()
         return Split({"log_mel": clips.features[rows]}, clips.labels[rows], files)
 
     return Task(
@@ -131,6 +130,12 @@ def shifted(features: Tensor, axis: int, most: int, draw: Tensor) -> Tensor:
     sides = (0, 0) * (features.ndim - 1 - axis) + (most, most)
     places = torch.arange(size).reshape([-1 if a == axis else 1 for a in range(4)]) - way + most
     return F.pad(features, sides).gather(axis, places.expand_as(features))
+
+
+def read(data: Path) -> tuple[Clips, tuple[Path, ...]]:
+    """Return all clips, and the one file that held them where it was one."""
+    file = data / "fsdd.npz" if data.is_dir() else data
+    return (read_npz(file), (file,)) if file.is_file() else (read_wavs(data), ())
 
 
 def read_npz(path: Path) -> Clips:
