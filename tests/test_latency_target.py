@@ -134,6 +134,19 @@ def test_each_measurement_corrects_the_next_step() -> None:
     assert told[1] < told[0]
 
 
+def test_an_arrival_that_is_not_confirmed_is_none() -> None:
+    way, looks = course([64, 128, 64, 128]), []
+
+    def confirm(step: Step) -> float:
+        looks.append(step.estimate)
+        return 0.45 if len(looks) == 1 else 0.49
+
+    found = land(way, 0.5, 1.0, lambda step: 0.49, confirm)
+    assert [trial.found for trial in found.trials] == [0.45, 0.49]
+    assert looks[0] < looks[1] == found.step.estimate
+    assert found.value == 0.49
+
+
 def test_what_is_there_already_is_not_tried() -> None:
     found = land(course([64, 64]), 2.0, 1.5, lambda step: pytest.fail("tried"))
     assert (found.step, found.trials, found.reached) == (None, (), True)

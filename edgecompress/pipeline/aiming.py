@@ -31,7 +31,7 @@ from edgecompress.recipe import MeasureSettings, PruneSettings
 from edgecompress.records import Measurement, OnnxModel, PruningSearch, Quantiles
 from edgecompress.search.latency_target import Course, Landing, Step, land
 from edgecompress.search.layer_costs import bytes_of, even_grid, grid, macs_of, time_by
-from edgecompress.store import StageCode, digest_of
+from edgecompress.store import StageCode, artifact, digest_of
 
 AIMED = StageCode(
     "prune",
@@ -120,11 +120,12 @@ class Trials:
             return count_macs(self.student.module, tensors(self.run.task.example_inputs(2)))[0]
         if not self.goal.timed:
             return float(self.whole.size_bytes)
-        return self._cost(self._times({"unpruned": self.whole})["unpruned"])
+        alone = self._times({"unpruned": self.whole}, self._measuring.processes[0])
+        return self._cost(alone["unpruned"])
 
     def __call__(self, step: Step) -> float:
         """Return what the network costs at these widths, in the unit of the goal."""
-        run, place = self.run, len(self.made) + 1
+        run = self.run
         inputs = tensors(run.task.example_inputs(2))
         seed = run.recipe.seed
         pruned = prune_to(
@@ -133,14 +134,27 @@ class Trials:
         self.made.append((step, pruned))
         if self.goal.figure == "macs":
             return pruned.macs_after / (pruned.macs_before if self.goal.share else 1)
-        path = self.folder / f"trial-{place}.onnx"
+        path = self.folder / f"trial-{len(self.made)}.onnx"
         model = export(pruned.module, run.task.example_inputs(3), path, run.recipe.export)
         if not self.goal.timed:
             return model.size_bytes / (self.whole.size_bytes if self.goal.share else 1)
-        # The whole one is measured beside each: the machine may have changed since the last.
-        times = self._times({"unpruned": self.whole, f"trial {place}": model})
+        return self._beside_the_whole(model, self._measuring.screening_processes)
+
+    def confirm(self, step: Step) -> float:
+        """Return what the last step costs, by as many processes as a judge's first look."""
+        assert step is self.made[-1][0]
+        model = artifact(self.folder / f"trial-{len(self.made)}.onnx", OnnxModel)
+        return self._beside_the_whole(model, self._measuring.processes[0])
+
+    def _beside_the_whole(self, model: OnnxModel, processes: int) -> float:
+        """Measure both in turns: the machine may have changed since the last trial."""
+        times = self._times({"unpruned": self.whole, f"trial {len(self.made)}": model}, processes)
         whole, narrow = map(self._cost, times.values())
         return narrow / whole if self.goal.share else narrow
+
+    @property
+    def _measuring(self) -> MeasureSettings:
+        return self.run.recipe.measure or MeasureSettings()
 
     def _cost(self, times: Quantiles) -> float:
         if self.goal.figure == "latency_ms.p50":
@@ -150,10 +164,9 @@ class Trials:
         shares: list[float] = [getattr(times, name) / limit for name, limit in limits.items()]
         return max(shares)
 
-    def _times(self, models: Mapping[str, OnnxModel]) -> Mapping[str, Quantiles]:
+    def _times(self, models: Mapping[str, OnnxModel], processes: int) -> Mapping[str, Quantiles]:
         """Return the times on the device: measured where it is, or predicted from here."""
-        run, profile = self.run, self.profile
-        settings = run.recipe.measure or MeasureSettings()
+        run, profile, settings = self.run, self.profile, self._measuring
         one = run.task.validation.take(slice(0, 1)).inputs
         inputs = {name: np.repeat(array, settings.batch, axis=0) for name, array in one.items()}
         core = profile.device.core if profile else ""
@@ -162,7 +175,7 @@ class Trials:
             dict.fromkeys(models, inputs),
             settings,
             profile.runtime.threads if profile else 1,
-            settings.screening_processes,
+            processes,
             progress=lambda text: run.tick(text, 0, 0),
             machine=machine_of(run.options.target, core),
         )
@@ -195,7 +208,8 @@ def aimed(
     )
     trials = Trials(run, student, settings, losses, profile, goal, folder)
     start = trials.start()
-    landing = land(_course(run, found, goal), goal.limit, start, trials)
+    confirm = trials.confirm if goal.timed else None  # counts are exact
+    landing = land(_course(run, found, goal), goal.limit, start, trials, confirm)
     searched = _searched(goal, start, landing)
     step = landing.step if searched.gained else None
     return (trials.pruned(step) if step else None), searched

@@ -18,8 +18,9 @@ from edgecompress.records import PruningTrial
 from edgecompress.search.layer_costs import LayerCost
 
 TRIALS = 6
-WITHIN = 0.05  # a trial so little below the target has reached it
-AIM = 0.975  # of the target: the middle of what counts as reached
+WITHIN = 0.05  # a step so little below the target has reached it
+NEAR = 0.04  # a trial so little below it ends the search: the next measurement may differ by 1 %
+AIM = 0.98  # of the target: the middle of what ends the search
 NARROWEST = 1 / 16  # of a group's channels: with fewer, networks no longer learn
 
 
@@ -85,13 +86,15 @@ def land(
     target: float,
     start: float,
     trial: Callable[[Step], float],
+    confirm: Callable[[Step], float] | None = None,
     most: int = TRIALS,
 ) -> Landing:
     """Return the step that costs the most of those within the target, or the cheapest tried.
 
     `start` is what the whole network costs, `trial` finds out what a step really costs; both in
     the unit of the target. It is reached if the step lies at most 5 % below, or if the next wider
-    one was tried and lies above.
+    one was tried and lies above. Where a trial may err, `confirm` finds out more carefully what
+    the step costs that the trial took for an arrival, and its word counts.
     """
     search, refined = _Search(course.down(), target, {0: start}), False
     trials: list[tuple[Step, float]] = []
@@ -103,11 +106,18 @@ def land(
         if place is None:
             break
         step = search.steps[place]
-        search.known[place] = value = trial(step)
+        value = trial(step)
+        if confirm is not None and _arrived(value, target):
+            value = confirm(step)
+        search.known[place] = value
         trials.append((step, value))
-        if target * (1 - WITHIN) <= value <= target:
+        if _arrived(value, target):
             break
     return _landing(trials, search, start)
+
+
+def _arrived(value: float, target: float) -> bool:
+    return target * (1 - NEAR) <= value <= target
 
 
 def _landing(trials: Sequence[tuple[Step, float]], search: _Search, start: float) -> Landing:
