@@ -10,8 +10,9 @@ import pytest
 import torch
 
 from edgecompress.pipeline.answer import Choice, prove, settle
-from edgecompress.pipeline.candidates import export_network, quantize_candidate, scored
+from edgecompress.pipeline.candidates import export_network, scored
 from edgecompress.pipeline.choice import without_slower
+from edgecompress.pipeline.quantized import quantize_candidate
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
 from edgecompress.profiles import load_profile

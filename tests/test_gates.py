@@ -20,8 +20,9 @@ from edgecompress.errors import (
     TrainingError,
 )
 from edgecompress.measuring.host import describe_host
-from edgecompress.pipeline.candidates import export_network, int8_notes, quantize_candidate
+from edgecompress.pipeline.candidates import export_network
 from edgecompress.pipeline.compress import compress
+from edgecompress.pipeline.quantized import int8_notes, quantize_candidate
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.training import Network
 from edgecompress.profiles import load_profile
@@ -162,7 +163,7 @@ def test_weights_keep_to_seven_bits_where_eight_saturate(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     here = replace(describe_host(), isa=isa)
-    monkeypatch.setattr("edgecompress.pipeline.candidates.describe_host", lambda: here)
+    monkeypatch.setattr("edgecompress.pipeline.quantized.describe_host", lambda: here)
     settings = QuantizeSettings(schemes=("static",), reduce_range=asked, calibration_samples=64)
     recipe = RECIPE.model_copy(update={"quantize": settings})
     profile = load_profile("cpu-1core")

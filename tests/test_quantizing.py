@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from types import ModuleType
 
 import numpy as np
 import onnx
@@ -13,7 +14,7 @@ from onnx import TensorProto, helper, numpy_helper
 from edgecompress.errors import DataError, ModelError
 from edgecompress.exporting.parity import INT8, check_parity
 from edgecompress.graphs import labels_of, tidy
-from edgecompress.quantizing import schemes
+from edgecompress.quantizing import dynamic, prepared, static
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import QuantizeSettings
 from edgecompress.records import OnnxModel
@@ -189,7 +190,7 @@ def test_shapes_that_an_exporter_noted_are_no_hindrance(model: OnnxModel, tmp_pa
     path = tmp_path / "noted.onnx"
     path.write_bytes(noted.SerializeToString())
     with pytest.raises(Exception, match="Inferred shape and existing shape differ"):
-        schemes.quantize_dynamic(path, tmp_path / "raw.onnx")
+        dynamic.quantize_dynamic(path, tmp_path / "raw.onnx")
     made = quantize(artifact(path, OnnxModel), images(64), tmp_path / "out")
     assert all(one.model for one in made), [one.reason for one in made]
 
@@ -220,17 +221,24 @@ def test_reduced_range_uses_seven_bits(model: OnnxModel, tmp_path: Path) -> None
     assert max(int(np.abs(w).max()) for w in weights) <= 64
 
 
-@pytest.mark.parametrize("tool", ["quant_pre_process", "quantize_static", "quantize_dynamic"])
+@pytest.mark.parametrize(
+    ("module", "tool"),
+    [
+        (prepared, "quant_pre_process"),
+        (static, "quantize_static"),
+        (dynamic, "quantize_dynamic"),
+    ],
+)
 @pytest.mark.parametrize("error", [OSError(28, "No space left on device"), MemoryError()])
 def test_a_full_disk_is_not_taken_for_a_model_without_gain(
-    tool: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    module: ModuleType, tool: str, error: Exception, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     def fail(*_: object, **__: object) -> None:
         raise error
 
     nodes = [helper.make_node("MatMul", ["x", "w"], ["y"])]
     mlp = save(tmp_path / "m.onnx", nodes, [128], w=np.ones((128, 10)))
-    monkeypatch.setattr(schemes, tool, fail)
+    monkeypatch.setattr(module, tool, fail)
     x = np.random.default_rng(0).random((64, 128), dtype=np.float32)
     with pytest.raises(type(error)):
         quantize(mlp, {"x": x}, tmp_path / "out")

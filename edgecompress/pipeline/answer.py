@@ -15,7 +15,6 @@ from edgecompress.measuring.readings import GUARD
 from edgecompress.pipeline.candidates import (
     TEST,
     export_network,
-    int8_notes,
     measured,
     measured_on_device,
     scored,
@@ -23,6 +22,7 @@ from edgecompress.pipeline.candidates import (
 )
 from edgecompress.pipeline.choice import choose, median_ms, without_slower
 from edgecompress.pipeline.networks import Network, TeacherInHand
+from edgecompress.pipeline.quantized import int8_notes
 from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.students import Found
 from edgecompress.profiles import Profile

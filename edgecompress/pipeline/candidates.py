@@ -1,4 +1,4 @@
-"""The ONNX half of the chain: export, quantize, score, measure."""
+"""The ONNX half of the chain: export, score, measure; what is `quantized` comes between."""
 
 from __future__ import annotations
 
@@ -11,9 +11,9 @@ from numpy.typing import NDArray
 
 from edgecompress.distilling.scoring import forward
 from edgecompress.exporting.onnx import export
-from edgecompress.exporting.parity import FLOAT, INT8, Tolerance, check_parity
+from edgecompress.exporting.parity import FLOAT, check_parity
 from edgecompress.measuring.features import Features, read_features
-from edgecompress.measuring.host import describe_host, saturates_int8
+from edgecompress.measuring.host import describe_host
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
 from edgecompress.measuring.targets.machine import fingerprint, machine_of
@@ -21,8 +21,6 @@ from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
-from edgecompress.quantizing.schemes import QuantizedModel, quantize
-from edgecompress.recipe import QuantizeSettings
 from edgecompress.records import Candidate, Evaluation, Measurement, OnnxModel, Parity, SplitName
 from edgecompress.runtime import admit, onnx_model
 from edgecompress.runtime import run as run_model
@@ -35,8 +33,6 @@ _ONNX = ("onnx", "onnxruntime")
 EXPORT = StageCode(
     "export", ("exporting", "students", "graphs.py"), ("torch", "onnx", "onnxscript", "onnxruntime")
 )
-QUANTIZE = StageCode("quantize", ("quantizing", "graphs.py"), _ONNX)
-PARITY = StageCode("parity", ("exporting/parity.py", "tasks/inspection.py", "runtime.py"), _ONNX)
 SCORE = StageCode("score", ("tasks", "runtime.py"), _ONNX)
 TEST = StageCode("test", ("tasks", "runtime.py"), _ONNX)
 MEASURE = StageCode("measure", ("measuring",), ("onnxruntime", "numpy"))
@@ -70,7 +66,7 @@ def export_network(run: Run, network: Network, label: str) -> Candidate:
         return Exported(model, check_parity(outputs, model, probe, "torch", FLOAT, run.task.kind))
 
     made = run.store.once(EXPORT, Exported, key, make, title=f"export {label}")
-    return _candidate(label, made.model, "fp32", made.parity)
+    return candidate_of(label, made.model, "fp32", made.parity)
 
 
 def teacher_candidate(run: Run, teacher: TeacherInHand) -> Candidate | None:
@@ -79,63 +75,8 @@ def teacher_candidate(run: Run, teacher: TeacherInHand) -> Candidate | None:
         return export_network(run, teacher.network, "teacher")
     if teacher.onnx is not None and teacher.onnx.suffix == ".onnx":
         admit(teacher.onnx)
-        return _candidate("teacher", onnx_model(teacher.onnx), "given", None)
+        return candidate_of("teacher", onnx_model(teacher.onnx), "given", None)
     return None
-
-
-def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tuple[Candidate, ...]:
-    """Return the int8 candidates made from a float one; none without a `[quantize]` section."""
-    if run.recipe.quantize is None or candidate.dropped is not None:
-        return ()
-    settings = for_device(run.recipe.quantize, profile)
-    rows = _calibration_rows(run, settings.calibration_samples)
-    key = {
-        "model": candidate.model.sha256,
-        "settings": settings.model_dump(),
-        "task": run.fingerprint,
-        "seed": run.recipe.seed,
-    }
-    made = run.store.once(
-        QUANTIZE,
-        tuple[QuantizedModel, ...],
-        key,
-        lambda folder: quantize(
-            candidate.model, run.task.train.take(rows).inputs, folder, settings
-        ),
-        title=f"quantize {candidate.label}",
-    )
-    name = candidate.label.removesuffix("-fp32")
-    for skipped in (m for m in made if m.model is None):
-        run.store.say(f"quantize: {name}-{skipped.scheme} left out: {skipped.reason}")
-    return tuple(
-        _candidate(f"{name}-{m.scheme}", m.model, m.scheme, _int8_parity(run, candidate, m.model))
-        for m in made
-        if m.model is not None
-    )
-
-
-def int8_notes(run: Run, profile: Profile) -> tuple[str, ...]:
-    """Say where the 8-bit products of this machine or the device would saturate."""
-    if run.recipe.quantize is None:
-        return ()
-    seven = for_device(run.recipe.quantize, profile).reduce_range
-    saturates = "an x86 without VNNI, where sums of 8-bit products saturate"
-    if run.recipe.quantize.reduce_range == "auto" and seven:
-        return (f"int8 weights use 7 bits: the device is {saturates}",)
-    if not seven and saturates_int8(describe_host().isa):
-        return (
-            f"int8 models may score lower here than on the device: this machine is {saturates}; "
-            "quantize.reduce_range = true is safe on both",
-        )
-    return ()
-
-
-def for_device(settings: QuantizeSettings, profile: Profile) -> QuantizeSettings:
-    """Return the settings with `reduce_range = "auto"` settled by the device's instructions."""
-    if settings.reduce_range != "auto":
-        return settings
-    isa = describe_host().isa if profile.device.host else profile.device.isa
-    return settings.model_copy(update={"reduce_range": saturates_int8(isa)})
 
 
 def teacher_score(run: Run, teacher: TeacherInHand, split: SplitName) -> Evaluation:
@@ -271,46 +212,12 @@ def _costs(
     )
 
 
-def _int8_parity(run: Run, candidate: Candidate, model: OnnxModel) -> Parity:
-    probe = run.task.validation.take(slice(0, PARITY_SAMPLES)).inputs
-    return _compared(run, candidate, model, probe, INT8)
-
-
-def _compared(
-    run: Run,
-    reference: Candidate,
-    model: OnnxModel,
-    probe: Mapping[str, NDArray[np.generic]],
-    tolerance: Tolerance,
-) -> Parity:
-    key = {"model": model.sha256, "reference": reference.model.sha256, "task": run.fingerprint}
-    return run.store.once(
-        PARITY,
-        Parity,
-        key,
-        lambda folder: check_parity(
-            run_model(reference.model, probe),
-            model,
-            probe,
-            reference.label,
-            tolerance,
-            run.task.kind,
-        ),
-        title=f"parity with {reference.label}",
-    )
-
-
-def _candidate(label: str, model: OnnxModel, scheme: str, parity: Parity | None) -> Candidate:
+def candidate_of(label: str, model: OnnxModel, scheme: str, parity: Parity | None) -> Candidate:
+    """Return a candidate that nothing is known of yet but its parity; out where that failed."""
     dropped = None
     if parity is not None and not parity.passed:
         dropped = f"parity with {parity.reference} failed: {parity.reason}"
     return Candidate(label, model, scheme, parity, (), None, None, dropped)
-
-
-def _calibration_rows(run: Run, wanted: int) -> NDArray[np.intp]:
-    """Return rows of the training split, drawn with the recipe's seed."""
-    rows = np.random.default_rng(run.recipe.seed).permutation(len(run.task.train))
-    return np.sort(rows[:wanted])
 
 
 def _split(run: Run, split: SplitName) -> Split:

@@ -7,12 +7,12 @@ from pathlib import Path
 from edgecompress.pipeline.answer import prove, settle
 from edgecompress.pipeline.candidates import (
     export_network,
-    quantize_candidate,
     scored,
     teacher_candidate,
 )
 from edgecompress.pipeline.delivery import deliver
 from edgecompress.pipeline.narrowing import narrowed
+from edgecompress.pipeline.quantized import quantize_candidate
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.students import find_student
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student

@@ -14,7 +14,7 @@ from edgecompress.exporting.onnx import export
 from edgecompress.measuring.features import read_features
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
-from edgecompress.pipeline.candidates import for_device
+from edgecompress.pipeline.quantized import for_device
 from edgecompress.profiles import Profile
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import MeasureSettings, Recipe

@@ -1,0 +1,113 @@
+"""The quantized candidates beside a float one, and what is to be said of 8 bits here and there."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+import numpy as np
+from numpy.typing import NDArray
+
+from edgecompress.exporting.parity import INT8, Tolerance, check_parity
+from edgecompress.measuring.host import describe_host, saturates_int8
+from edgecompress.pipeline.candidates import PARITY_SAMPLES, candidate_of
+from edgecompress.pipeline.run import Run
+from edgecompress.profiles import Profile
+from edgecompress.quantizing.schemes import QuantizedModel, quantize
+from edgecompress.recipe import QuantizeSettings
+from edgecompress.records import Candidate, OnnxModel, Parity
+from edgecompress.runtime import run as run_model
+from edgecompress.store import StageCode
+
+_ONNX = ("onnx", "onnxruntime")
+QUANTIZE = StageCode("quantize", ("quantizing", "graphs.py"), _ONNX)
+PARITY = StageCode("parity", ("exporting/parity.py", "tasks/inspection.py", "runtime.py"), _ONNX)
+
+
+def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tuple[Candidate, ...]:
+    """Return the int8 candidates made from a float one; none without a `[quantize]` section."""
+    if run.recipe.quantize is None or candidate.dropped is not None:
+        return ()
+    settings = for_device(run.recipe.quantize, profile)
+    rows = _calibration_rows(run, settings.calibration_samples)
+    key = {
+        "model": candidate.model.sha256,
+        "settings": settings.model_dump(),
+        "task": run.fingerprint,
+        "seed": run.recipe.seed,
+    }
+    made = run.store.once(
+        QUANTIZE,
+        tuple[QuantizedModel, ...],
+        key,
+        lambda folder: quantize(
+            candidate.model, run.task.train.take(rows).inputs, folder, settings
+        ),
+        title=f"quantize {candidate.label}",
+    )
+    name = candidate.label.removesuffix("-fp32")
+    for skipped in (m for m in made if m.model is None):
+        run.store.say(f"quantize: {name}-{skipped.scheme} left out: {skipped.reason}")
+    return tuple(
+        candidate_of(f"{name}-{m.scheme}", m.model, m.scheme, _int8_parity(run, candidate, m.model))
+        for m in made
+        if m.model is not None
+    )
+
+
+def int8_notes(run: Run, profile: Profile) -> tuple[str, ...]:
+    """Say where the 8-bit products of this machine or the device would saturate."""
+    if run.recipe.quantize is None:
+        return ()
+    seven = for_device(run.recipe.quantize, profile).reduce_range
+    saturates = "an x86 without VNNI, where sums of 8-bit products saturate"
+    if run.recipe.quantize.reduce_range == "auto" and seven:
+        return (f"int8 weights use 7 bits: the device is {saturates}",)
+    if not seven and saturates_int8(describe_host().isa):
+        return (
+            f"int8 models may score lower here than on the device: this machine is {saturates}; "
+            "quantize.reduce_range = true is safe on both",
+        )
+    return ()
+
+
+def for_device(settings: QuantizeSettings, profile: Profile) -> QuantizeSettings:
+    """Return the settings with `reduce_range = "auto"` settled by the device's instructions."""
+    if settings.reduce_range != "auto":
+        return settings
+    isa = describe_host().isa if profile.device.host else profile.device.isa
+    return settings.model_copy(update={"reduce_range": saturates_int8(isa)})
+
+
+def _int8_parity(run: Run, candidate: Candidate, model: OnnxModel) -> Parity:
+    probe = run.task.validation.take(slice(0, PARITY_SAMPLES)).inputs
+    return _compared(run, candidate, model, probe, INT8)
+
+
+def _compared(
+    run: Run,
+    reference: Candidate,
+    model: OnnxModel,
+    probe: Mapping[str, NDArray[np.generic]],
+    tolerance: Tolerance,
+) -> Parity:
+    key = {"model": model.sha256, "reference": reference.model.sha256, "task": run.fingerprint}
+    return run.store.once(
+        PARITY,
+        Parity,
+        key,
+        lambda folder: check_parity(
+            run_model(reference.model, probe),
+            model,
+            probe,
+            reference.label,
+            tolerance,
+            run.task.kind,
+        ),
+        title=f"parity with {reference.label}",
+    )
+
+
+def _calibration_rows(run: Run, wanted: int) -> NDArray[np.intp]:
+    """Return rows of the training split, drawn with the recipe's seed."""
+    rows = np.random.default_rng(run.recipe.seed).permutation(len(run.task.train))
+    return np.sort(rows[:wanted])
