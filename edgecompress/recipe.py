@@ -21,6 +21,7 @@ from edgecompress.lessons import DistillSettings as DistillSettings
 from edgecompress.lessons import FeatureSettings as FeatureSettings
 from edgecompress.lessons import Seed
 from edgecompress.lessons import TrainSettings as TrainSettings
+from edgecompress.quantization import QuantizeSettings as QuantizeSettings
 from edgecompress.settings import (
     Count,
     Document,
@@ -151,25 +152,6 @@ class ExportSettings(Settings):
 
     opset: Annotated[int, Field(ge=18, le=23)] = Field(default=18, description="ONNX opset.")
     softmax: bool = Field(default=False, description="Let the model return probabilities.")
-
-
-class QuantizeSettings(Settings):
-    """Say which int8 candidates stand beside the float model."""
-
-    schemes: tuple[Literal["static", "dynamic"], ...] = Field(
-        default=("static", "dynamic"), min_length=1, description="Kinds of int8 models to make."
-    )
-    per_channel: bool = Field(default=True, description="One scale for each output channel.")
-    reduce_range: Literal["auto", True, False] = Field(
-        default="auto",
-        description="Use 7 bits for weights; auto: where 8 bits saturate (x86 without VNNI).",
-    )
-    calibration: Literal["minmax", "entropy", "percentile"] = Field(
-        default="minmax", description="How the ranges of activations are found."
-    )
-    calibration_samples: Count = Field(
-        default=512, description="Training samples that calibration sees."
-    )
 
 
 class MeasureSettings(Settings):

@@ -12,6 +12,7 @@ LEVELS = (
     {
         "settings",
         "lessons",
+        "quantization",
         "recipe",
         "profiles",
         "store",
@@ -33,6 +34,7 @@ LEVEL = {room: level for level, rooms in enumerate(LEVELS) for room in rooms}
 FOUNDATION = (
     "settings",
     "lessons",
+    "quantization",
     "recipe",
     "profiles",
     "store",
