@@ -13,7 +13,7 @@ from edgecompress import Split, Task
 from edgecompress.tasks.load import load_task
 
 ROOT = Path(__file__).parents[2]
-# The task that made each set's student, and its data below DATA.
+# The task that made each set's student, and its data below DATA; `-larger` is a larger student.
 SETS = {
     "fashion_mnist": (
         "examples/fashion_mnist/fashion_mnist.py:task",
@@ -23,7 +23,14 @@ SETS = {
     "fsdd": ("examples/spoken_digits/spoken_digits.py:task", "fsdd/fsdd.npz"),
     "har_phone": ("benchmarks/tasks/har_phone.py:task", "har_phone"),
     "banking77": ("benchmarks/tasks/intents.py:task", "banking77"),
+    "cifar10-larger": ("benchmarks/tasks/cifar10.py:task", "cifar10"),
+    "fsdd-larger": ("benchmarks/tasks/fsdd.py:task", "fsdd"),
+    "har_phone-larger": ("benchmarks/tasks/har_phone.py:task", "har_phone"),
+    "banking77-larger": ("benchmarks/tasks/intents.py:in_order", "banking77"),
 }
+SMALL = ("fashion_mnist", "cifar10", "fsdd", "har_phone", "banking77")
+# Fashion-MNIST's student is the same in both: it is no small one.
+LARGER = ("fashion_mnist", *(f"{name}-larger" for name in SMALL[1:]))
 CALIBRATION, SEED = 512, 0
 
 
