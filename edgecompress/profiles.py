@@ -6,7 +6,7 @@ which the wheel carries as `edgecompress/shipped_profiles/`.
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -16,6 +16,23 @@ from edgecompress.errors import ProfileError
 from edgecompress.settings import Document, Settings, did_you_mean, editor_schema, parse, read_toml
 
 Positive = Annotated[float, Field(gt=0.0)]
+
+# What tells 8-bit kernels apart: x86 without VNNI adds two products in 16 bits, which saturate.
+Isa = Literal["arm64", "x86-avx2", "x86-vnni"]
+_VNNI = {"avx512-vnni", "avx-vnni", "amx-int8"}
+_X86 = {"sse4.1", "avx", "avx2", "avx512"} | _VNNI
+
+
+def isa_of(features: Collection[str]) -> Isa | None:
+    """Return the instruction set that a core with these extensions runs int8 models with.
+
+    >>> isa_of(["neon", "dotprod"]), isa_of(["avx2"]), isa_of(["avx2", "avx-vnni"]), isa_of([])
+    ('arm64', 'x86-avx2', 'x86-vnni', None)
+    """
+    found = set(features)
+    if found & _X86:
+        return "x86-vnni" if found & _VNNI else "x86-avx2"
+    return "arm64" if "neon" in found else None
 
 
 class Device(Settings):
@@ -27,6 +44,11 @@ class Device(Settings):
     clock_ghz: Positive | None = Field(default=None, description="Clock of that core, in GHz.")
     isa: tuple[str, ...] = Field(
         default=(), description="Instruction set extensions that matter for speed."
+    )
+    fleet: tuple[Isa, ...] = Field(
+        default=(),
+        description="What the machines that stand behind this profile compute int8 with: arm64, "
+        "x86-avx2 (x86 without VNNI), x86-vnni; by default what the device itself does.",
     )
     memory_gb: Positive | None = Field(default=None, description="Memory, in 10^9 bytes.")
     host: bool = Field(

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
 from edgecompress.measuring import host
+from edgecompress.profiles import Device
 
 
 def test_describe_host() -> None:
@@ -29,6 +31,18 @@ def test_describe_host() -> None:
 )
 def test_int8_saturates_on_x86_without_vnni(isa: tuple[str, ...], saturates: bool) -> None:
     assert host.saturates_int8(isa) is saturates
+
+
+def test_a_fleet_is_what_the_profile_names_else_the_device_itself(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    here = replace(host.describe_host(), isa=("avx2", "avx-vnni"))
+    monkeypatch.setattr(host, "describe_host", lambda: here)
+    mixed = Device(description="a fleet", host=True, fleet=("arm64", "x86-avx2", "arm64"))
+    assert host.fleet_of(mixed) == ("arm64", "x86-avx2")
+    assert host.fleet_of(Device(description="this machine", host=True)) == ("x86-vnni",)
+    assert host.fleet_of(Device(description="a phone", isa=("neon",))) == ("arm64",)
+    assert host.fleet_of(Device(description="unknown")) == ()
 
 
 def test_limits_are_said_in_words() -> None:

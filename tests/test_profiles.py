@@ -48,6 +48,27 @@ def test_the_eleven_profiles_ship():
     assert shipped_profiles() == sorted(BUDGETS)
 
 
+def test_a_shipped_profile_names_its_fleet_and_why():
+    fleets = {name: load_profile(name).device.fleet for name in BUDGETS}
+    servers = ("x86-vnni", "x86-avx2", "arm64")
+    assert fleets == {
+        **dict.fromkeys(BUDGETS, ("arm64",)),
+        "cpu-1core": (),  # this machine, whatever it is
+        "sla-50ms": servers,
+        "cloud-1vcpu": servers,
+    }
+    assert all(load_profile(name).device.sources["fleet"] for name in BUDGETS)
+
+
+def test_a_misspelt_fleet_gets_the_near_miss(tmp_path):
+    budget = "[budget]\nmodel_size_mb = 1\n"
+    path = write(tmp_path, HEAD + 'fleet = ["arm64", "x86-vni"]\n' + budget)
+    assert refusal(path) == (
+        f"{path}: device.fleet[1]: given \"x86-vni\", expected 'arm64', 'x86-avx2' or 'x86-vnni'; "
+        "did you mean 'x86-vnni'?"
+    )
+
+
 @pytest.mark.parametrize("name", BUDGETS)
 def test_a_shipped_profile_has_the_promised_budget(name):
     profile = load_profile(name)

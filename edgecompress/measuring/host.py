@@ -12,6 +12,10 @@ from pathlib import Path
 
 import psutil
 
+from edgecompress.profiles import Device, Isa, isa_of
+
+SATURATES: Isa = "x86-avx2"
+
 # Instructions that change which kernels ONNX Runtime picks, as Linux spells them.
 _ISA = {
     "sse4_1": "sse4.1",
@@ -101,8 +105,13 @@ def saturates_int8(isa: Sequence[str]) -> bool:
     So they do on x86 without VNNI, where two of them are added in 16 bits (`vpmaddubsw`); with
     7-bit weights they fit. Arm widens first.
     """
-    x86 = {"sse4.1", "avx", "avx2", "avx512"} & set(isa)
-    return bool(x86) and not {"avx512-vnni", "avx-vnni", "amx-int8"} & set(isa)
+    return isa_of(isa) == SATURATES
+
+
+def fleet_of(device: Device) -> tuple[Isa, ...]:
+    """Return what a device's fleet computes int8 with: what it names, else what it is itself."""
+    own = isa_of(describe_host().isa if device.host else device.isa)
+    return tuple(dict.fromkeys(device.fleet)) or ((own,) if own else ())
 
 
 def usable_cores() -> tuple[int, ...]:

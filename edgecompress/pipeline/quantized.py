@@ -8,7 +8,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompress.exporting.parity import INT8, Tolerance, check_parity
-from edgecompress.measuring.host import describe_host, saturates_int8
+from edgecompress.measuring.host import SATURATES, describe_host, fleet_of, saturates_int8
 from edgecompress.pipeline.candidates import PARITY_SAMPLES, candidate_of
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
@@ -55,27 +55,27 @@ def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tupl
 
 
 def int8_notes(run: Run, profile: Profile) -> tuple[str, ...]:
-    """Say where the 8-bit products of this machine or the device would saturate."""
+    """Say where the 8-bit products of this machine or the device's fleet would saturate."""
     if run.recipe.quantize is None:
         return ()
-    seven = for_device(run.recipe.quantize, profile).reduce_range
-    saturates = "an x86 without VNNI, where sums of 8-bit products saturate"
-    if run.recipe.quantize.reduce_range == "auto" and seven:
-        return (f"int8 weights use 7 bits: the device is {saturates}",)
-    if not seven and saturates_int8(describe_host().isa):
-        return (
-            f"int8 models may score lower here than on the device: this machine is {saturates}; "
-            "quantize.reduce_range = true is safe on both",
-        )
-    return ()
+    asked = run.recipe.quantize.reduce_range
+    without = "an x86 without VNNI, where sums of 8-bit products saturate"
+    there, here = SATURATES in fleet_of(profile.device), saturates_int8(describe_host().isa)
+    if asked == "auto" and there:
+        return (f"int8 weights use 7 bits: the fleet of {profile.name} has {without}",)
+    if asked is True or not (there or here):
+        return ()
+    where = f"on part of the fleet of {profile.name}: it has" if there else "here: this machine is"
+    remedy = "quantize.reduce_range = true is safe everywhere"
+    return (f"int8 models may score lower {where} {without}; {remedy}",)
 
 
 def for_device(settings: QuantizeSettings, profile: Profile) -> QuantizeSettings:
-    """Return the settings with `reduce_range = "auto"` settled by the device's instructions."""
+    """Return the settings with `reduce_range = "auto"` settled by all of the device's fleet."""
     if settings.reduce_range != "auto":
         return settings
-    isa = describe_host().isa if profile.device.host else profile.device.isa
-    return settings.model_copy(update={"reduce_range": saturates_int8(isa)})
+    seven = SATURATES in fleet_of(profile.device)
+    return settings.model_copy(update={"reduce_range": seven})
 
 
 def _int8_parity(run: Run, candidate: Candidate, model: OnnxModel) -> Parity:
