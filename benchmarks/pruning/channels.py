@@ -1,0 +1,286 @@
+"""Do importance and the latency search choose better channels than chance, at the same latency?
+
+    python benchmarks/pruning/channels.py --data DIR [--seconds 600] [--figures FILE]
+
+DIR holds `fashion_mnist/fashion_mnist.npz` and `har_phone/har_phone.npz`. Three architectures are
+trained with five seeds each, and each is pruned to half its own p50 in ONNX Runtime three ways:
+
+- ours: widths by the latency search, channels by importance;
+- random widths, ranked channels: each group keeps a share that is drawn evenly from 0 to 1, all to
+  one power that is corrected until the measured latency is the same;
+- random: the same widths, and which channels stay is drawn too.
+
+All have their batch-norm statistics estimated again and are fine-tuned alike: same steps, same
+order, same seed. A line for each network goes to FILE (`channels.jsonl` beside this file); what
+stands there is not run again, and nothing is begun after so many seconds. Prints the tables, and
+exits with 1 while networks are missing or ours does not win.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import torch
+from architectures import ARCHITECTURES
+from timing import AT_LAST, Clock, course_of
+from torch import Tensor, nn
+
+from edgecompress.measuring.curves import kept_curves
+from edgecompress.pruning.prune import Pruned, prune_to, reestimate_batchnorm_
+from edgecompress.recipe import PruneSettings
+from edgecompress.search.latency_target import Course, Step
+from edgecompress.statistics import student_t
+from edgecompress.tasks.load import load_task
+from edgecompress.tasks.task import Split
+
+HERE = Path(__file__).parent
+ASKED, WINDOW, REDRAWS = 0.5, 0.05, 5
+SEEDS = (0, 1, 2, 3, 4)
+TIMES = {"residual": 2, "mobilenet_v2": 3, "conv_1d": 8}
+WAYS = ("ours", "random widths, ranked channels", "random")
+TRAIN, TEST, BATCH = 10_000, 10_000, 128
+EPOCHS, RATE, TUNING, TUNING_RATE = 6, 4e-3, 2, 1e-3
+RANKED, DRAWN = PruneSettings(), PruneSettings(importance="random")
+
+
+@dataclass(frozen=True)
+class Result:
+    """Hold one network pruned one way; `share` is of the whole's p50, measured in one run for all.
+
+    `untuned` is the accuracy before fine-tuning, after batch-norm statistics were estimated again.
+    """
+
+    name: str
+    seed: int
+    way: str
+    share: float
+    macs_share: float
+    load: float
+    whole: float
+    untuned: float
+    tuned: float
+
+
+@dataclass(frozen=True)
+class Data:
+    """Hold samples to train on and samples held out, as the architectures take them."""
+
+    x: Tensor
+    y: Tensor
+    held_x: Tensor
+    held_y: Tensor
+
+    def accuracy(self, network: nn.Module) -> float:
+        """Return the accuracy on what is held out."""
+        with torch.no_grad():
+            parts = [network.eval()(x).argmax(1) for x in self.held_x.split(500)]
+        return float((torch.cat(parts) == self.held_y).float().mean())
+
+
+@dataclass(frozen=True)
+class Chance(Course):
+    """Go down by shares that chance has drawn, all to one power that rises on the way."""
+
+    kept: Mapping[str, float]
+
+    def down(self) -> tuple[Step, ...]:
+        """Return the whole network and then ever narrower ones."""
+        steps = [self._at(power) for power in (0.0, *np.geomspace(0.01, 8, 400))]
+        return (steps[0], *(below for above, below in pairwise(steps) if above != below))
+
+    def between(self, above: Step, below: Step, floor: float) -> tuple[Step, ...]:
+        """Return no more than there is: the steps down are as small as they get."""
+        return above, below
+
+    def _at(self, power: float) -> Step:
+        widths = {}
+        for group in self.survey.groups:
+            choices = [group.width, *self.choices[group.path]]
+            floor = max(group.unit, group.width / 16)
+            wanted = group.width * self.kept[group.path] ** power
+            allowed = [width for width in choices if width >= floor]
+            widths[group.path] = min(allowed, key=lambda width: abs(width - wanted))
+        shares = {g.path: widths[g.path] / g.width for g in self.survey.groups}
+        cost = sum(
+            self.cost(layer, layer.inputs.at(shares), layer.outputs.at(shares))
+            for layer in self.survey.layers
+        )
+        left = [group.surviving(widths[group.path]) for group in self.survey.groups]
+        return Step(widths, cost, float(np.mean([1 / max(share, 1e-9) for share in left])))
+
+
+def by_chance(course: Course, seed: int) -> Chance:
+    """Return the course with shares drawn evenly from 0 to 1."""
+    paths = [group.path for group in course.survey.groups]
+    kept = np.random.default_rng(seed).uniform(0, 1, len(paths))
+    return Chance(course.survey, course.choices, course.cost, dict(zip(paths, kept, strict=True)))
+
+
+def data_of(name: str, folder: Path) -> Data:
+    """Return the samples of an architecture, real ones in its shape."""
+    kind = "har_phone" if name == "conv_1d" else "fashion_mnist"
+    task = load_task(f"../tasks/{kind}.py:task", HERE, folder / kind)
+
+    def drawn(split: Split, most: int) -> tuple[Tensor, Tensor]:
+        rows = np.random.default_rng(0).permutation(len(split))[:most]
+        part = split.take(rows)
+        (array,) = part.inputs.values()
+        x = torch.from_numpy(array)
+        if kind == "fashion_mnist":  # 28 x 28 grey becomes 16 x 16 in three equal colours
+            small = nn.functional.avg_pool2d(x, 2)
+            x = nn.functional.pad(small, (1, 1, 1, 1), value=float(x.min())).repeat(1, 3, 1, 1)
+        else:  # accelerometer, and the first axis of the gyroscope
+            x = x[:, :4].contiguous()
+        return x, torch.from_numpy(np.asarray(part.labels))
+
+    return Data(*drawn(task.train, TRAIN), *drawn(task.test, TEST))
+
+
+def train_(network: nn.Module, data: Data, epochs: int, rate: float, seed: int) -> None:
+    """Train in place with a cosine, in bfloat16; the order is that of the seed."""
+    optimizer = torch.optim.AdamW(network.parameters(), rate, weight_decay=1e-2, fused=True)
+    steps = len(data.x) // BATCH
+    for step in range(epochs * steps):
+        if step % steps == 0:
+            drawn = torch.Generator().manual_seed(1000 * seed + step // steps)
+            order = torch.randperm(len(data.x), generator=drawn)
+        for group in optimizer.param_groups:
+            group["lr"] = rate * 0.5 * (1 + np.cos(np.pi * step / (epochs * steps)))
+        rows = order[step % steps * BATCH :][:BATCH]
+        optimizer.zero_grad()
+        with torch.autocast("cpu", torch.bfloat16):
+            answers = network.train()(data.x[rows])
+        nn.functional.cross_entropy(answers.float(), data.y[rows]).backward()
+        optimizer.step()
+    network.eval()
+
+
+def trained(name: str, seed: int, data: Data) -> nn.Module:
+    """Return the network with its own first weights, trained."""
+    torch.manual_seed(seed)
+    network = ARCHITECTURES[name].make(TIMES[name])
+    train_(network, data, EPOCHS, RATE, seed)
+    return network
+
+
+def pruned_ways(network: nn.Module, data: Data, seed: int, folder: Path) -> Iterator[Result]:
+    """Prune one trained network all ways and fine-tune what comes of it."""
+    curves = kept_curves(Path(tempfile.gettempdir()) / "curves")
+    clock = Clock(network, {"x": data.x[:3].numpy()}, folder, RANKED, seed)
+    course = course_of(clock.survey(), curves)
+    mine = clock.land(course, ASKED)
+    for draw in range(REDRAWS):
+        other = clock.land(by_chance(course, 100 * seed + draw), ASKED)
+        if 1 - WINDOW <= other.value / ASKED <= 1:
+            break
+    assert mine.step is not None
+    assert other.step is not None
+    arbitrary = prune_to(network, clock.inputs, other.step.widths, DRAWN, seed=seed)
+    ways: dict[str, tuple[Pruned, float]] = {
+        WAYS[0]: (clock.of(mine.step)[0], mine.step.load),
+        WAYS[1]: (clock.of(other.step)[0], other.step.load),
+        WAYS[2]: (arbitrary, other.step.load),
+    }
+    files = {
+        way: clock.exported(pruned.module, f"way-{number}")
+        for number, (way, (pruned, _)) in enumerate(ways.items())
+    }
+    shares, whole = clock.shares(files, AT_LAST), data.accuracy(network)
+    for way, (pruned, load) in ways.items():
+        reestimate_batchnorm_(pruned.module, [{"x": x} for x in data.x[:1024].split(BATCH)])
+        untuned = data.accuracy(pruned.module)
+        train_(pruned.module, data, TUNING, TUNING_RATE, seed)
+        tuned = data.accuracy(pruned.module)
+        macs = pruned.macs_after / pruned.macs_before
+        yield Result("", seed, way, shares[way], macs, load, whole, untuned, tuned)
+
+
+def table(results: Sequence[Result]) -> str:
+    """Return accuracy by architecture and way: the mean over the seeds."""
+    lines = [
+        "| architecture | way | seeds | share of p50 | MACs left | untuned | tuned | lost |",
+        "|---|---|--:|--:|--:|--:|--:|--:|",
+    ]
+    for name in TIMES:
+        for way in WAYS:
+            found = [r for r in results if (r.name, r.way) == (name, way)]
+            if not found:
+                continue
+            share, macs, untuned, tuned, whole = (
+                100 * np.mean([getattr(r, field) for r in found])
+                for field in ("share", "macs_share", "untuned", "tuned", "whole")
+            )
+            lines.append(
+                f"| {name} | {way} | {len(found)} | {share:.1f} % | {macs:.0f} % | "
+                f"{untuned:.1f} % | {tuned:.2f} % | {whole - tuned:+.2f} |"
+            )
+    return "\n".join(lines)
+
+
+def gains(results: Sequence[Result], name: str, other: str) -> list[float]:
+    """Return by how many points ours is better after fine-tuning, for each seed."""
+    found = {(r.way, r.seed): r.tuned for r in results if r.name == name}
+    seeds = [seed for way, seed in found if way == other]
+    return [100 * (found[WAYS[0], seed] - found[other, seed]) for seed in seeds]
+
+
+def compared(results: Sequence[Result]) -> str:
+    """Return how much ours gains, paired by seed."""
+    lines = [
+        "| architecture | ours against | gain, points (95 %) | seeds won |",
+        "|---|---|--:|--:|",
+    ]
+    for name in TIMES:
+        for other in WAYS[1:]:
+            won = gains(results, name, other)
+            if len(won) > 1:
+                half = student_t(0.975, len(won) - 1) * np.std(won, ddof=1) / len(won) ** 0.5
+                mean = float(np.mean(won))
+                lines.append(
+                    f"| {name} | {other} | {mean:+.2f} ({mean - half:+.2f} to {mean + half:+.2f}) "
+                    f"| {sum(gain > 0 for gain in won)} of {len(won)} |"
+                )
+    return "\n".join(lines)
+
+
+def main() -> int:
+    """Run what is missing, as far as time allows."""
+    parser = argparse.ArgumentParser(description=__doc__)
+    parser.add_argument("--data", type=Path, required=True)
+    parser.add_argument("--seconds", type=float, default=600.0)
+    parser.add_argument("--figures", type=Path, default=HERE / "channels.jsonl")
+    given = parser.parse_args()
+    torch.set_num_threads(1)
+    end, results = time.monotonic() + given.seconds, []
+    if given.figures.exists():
+        results = [Result(**json.loads(line)) for line in given.figures.read_text().splitlines()]
+    done = {(r.name, r.seed) for r in results}
+    for name, seed in ((name, seed) for seed in SEEDS for name in TIMES):
+        if (name, seed) in done or time.monotonic() > end:
+            continue
+        started, data = time.monotonic(), data_of(name, given.data)
+        with tempfile.TemporaryDirectory() as folder:
+            network = trained(name, seed, data)
+            ways = pruned_ways(network, data, seed, Path(folder))
+            found = [replace(way, name=name) for way in ways]
+        with given.figures.open("a") as lines:
+            lines.writelines(json.dumps(asdict(result)) + "\n" for result in found)
+        results += found
+        print(f"{name} {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    print(f"{table(results)}\n\n{compared(results)}")
+    complete = len(results) == len(TIMES) * len(SEEDS) * len(WAYS)
+    wins = complete and all(np.mean(gains(results, n, w)) > 0 for n in TIMES for w in WAYS[1:])
+    return int(not wins)
+
+
+if __name__ == "__main__":
+    sys.exit(main())
