@@ -69,6 +69,12 @@ def write_atomic(path: Path, data: bytes) -> None:
     flush_folder(path.parent)
 
 
+def user_cache() -> Path:
+    """Return the user's folder for what is made once on a machine: $XDG_CACHE_HOME/edgecompress."""
+    base = os.environ.get("XDG_CACHE_HOME", "")
+    return (Path(base) if base else Path.home() / ".cache").absolute() / "edgecompress"
+
+
 def flush_folder(folder: Path) -> None:
     """Flush a folder's entries to disk, where the system can open folders."""
     with contextlib.suppress(OSError):

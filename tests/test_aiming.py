@@ -11,7 +11,7 @@ import numpy as np
 import pytest
 import torch
 from evidence import measured
-from test_latency_target import CURVES
+from made_up_curves import CURVES
 
 from edgecompress.errors import RecipeError
 from edgecompress.pipeline import aiming

@@ -81,6 +81,24 @@ def test_this_machines_curves_are_measured_once_and_kept(tmp_path, monkeypatch):
     assert kept_curves(tmp_path, "unsigned") == found[1:]
 
 
+def test_without_a_folder_they_are_kept_in_the_users_cache(tmp_path, monkeypatch):
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    made = (curve({8: 1.0}),)
+    monkeypatch.setattr(curves, "measure_curves", lambda *_: made)
+    assert kept_curves() == made
+    (file,) = (tmp_path / "edgecompress" / "curves").iterdir()
+    assert file.name.startswith("curves-")
+    monkeypatch.setattr(curves, "measure_curves", lambda *_: pytest.fail("measured again"))
+    assert kept_curves() == made
+
+
+def test_a_cache_that_cannot_be_written_costs_only_time(tmp_path):
+    (tmp_path / "file").touch()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(curves, "measure_curves", lambda *_: (curve({8: 1.0}),))
+        assert kept_curves(tmp_path / "file" / "cache") == (curve({8: 1.0}),)
+
+
 def test_curves_that_time_ran_out_for_are_not_kept(tmp_path, monkeypatch):
     late = (curve({8: 1.0}), curve({}))
     monkeypatch.setattr(curves, "measure_curves", lambda *_: late)

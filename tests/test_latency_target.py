@@ -7,26 +7,11 @@ from itertools import pairwise
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from made_up_curves import BLOCK, CURVES
 
-from edgecompress.measuring.curves import Curve
 from edgecompress.pruning.widths import End, Group, Layer, Survey
 from edgecompress.search.latency_target import TRIALS, WITHIN, Course, Step, land
 from edgecompress.search.layer_costs import bytes_of, even_grid, grid, macs_of, time_by
-
-BLOCK = 16
-WIDTHS = tuple(range(4, 65, 4))
-
-
-def curve(kind: str, size: int, power: int) -> Curve:
-    """Return a made-up curve of a kernel that works in blocks of 16 channels."""
-    blocks = [-(-width // BLOCK) for width in WIDTHS]
-    return Curve(kind, size, "float", WIDTHS, tuple((0.001 * b**power,) * 5 for b in blocks))
-
-
-CURVES = (
-    *(curve("conv3x3", 8, 2), curve("pointwise", 8, 2)),
-    *(curve("depthwise", 8, 1), curve("dense", 1, 2)),
-)
 
 
 def chain(widths: list[int], falling: bool = False) -> Survey:

@@ -35,9 +35,9 @@ from edgecompress import Task
 from edgecompress.distilling.arms import train_arm
 from edgecompress.distilling.certainty import calibrated, certainty_as_taught
 from edgecompress.distilling.checkpoint import save_weights
+from edgecompress.distilling.kinds import form_of
 from edgecompress.distilling.loop import Bench
 from edgecompress.distilling.scoring import score
-from edgecompress.distilling.kinds import form_of
 from edgecompress.distilling.views import tensors
 from edgecompress.measuring.curves import kept_curves
 from edgecompress.pruning.plan import PruningPlan, apply_plan

@@ -6,6 +6,7 @@ How large the blocks are depends on the kernel, the number format and the proces
 
 from __future__ import annotations
 
+import contextlib
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import asdict, dataclass
@@ -20,7 +21,7 @@ from edgecompress.measuring.explained import Layer, Timing
 from edgecompress.measuring.host import describe_host
 from edgecompress.measuring.lock import alone
 from edgecompress.records import OnnxModel
-from edgecompress.store import digest_of, write_atomic
+from edgecompress.store import digest_of, room_digest, user_cache, write_atomic
 
 LayerKind = Literal["conv3x3", "pointwise", "depthwise", "dense"]
 Form = Literal["float", "unsigned"]
@@ -30,6 +31,7 @@ SIZES = (8, 16, 32)
 WIDTHS = (*range(4, 64, 4), 63, *range(64, 129, 8), *range(144, 257, 16))
 LEAST_GAIN = 0.03  # the share of a layer's time below which nobody would notice
 SECONDS = 120.0
+_CODE = ("measuring/curves.py", "measuring/trial_child.py")
 _NOBODY = OnnxModel(Path("channel curves"), "", 0)  # these layers are of no model
 
 
@@ -102,25 +104,28 @@ def measure_curves(
 
 
 def kept_curves(
-    folder: Path,
+    folder: Path | None = None,
     form: Form = "float",
     threads: int = 1,
     progress: Callable[[str], None] | None = None,
 ) -> tuple[Curve, ...]:
-    """Return this machine's curves, measured once and kept in `folder` under its fingerprint.
+    """Return this machine's curves, measured once and kept in `folder`, or in the user's cache.
 
-    A file that cannot be read is made again; curves that time ran out for are not kept.
+    A file is named after the machine, its ONNX Runtime, and how and what was timed. One that cannot
+    be read is made again, and one that cannot be written is done without; curves that time ran out
+    for are not kept.
     """
     machine = {"host": describe_host().fingerprint, "threads": threads, "form": form}
-    machine |= {"widths": WIDTHS, "sizes": SIZES}
-    file = folder / f"curves-{digest_of(machine)[:16]}.json"
+    machine |= {"widths": WIDTHS, "sizes": SIZES, "code": [room_digest(room) for room in _CODE]}
+    file = (folder or user_cache() / "curves") / f"curves-{digest_of(machine)[:16]}.json"
     kind = TypeAdapter(tuple[Curve, ...])
     try:
         return kind.validate_json(file.read_bytes())
     except (OSError, ValidationError):
         curves = measure_curves(form, threads, progress)
         if all(curve.widths for curve in curves):
-            write_atomic(file, kind.dump_json(curves))
+            with contextlib.suppress(OSError):
+                write_atomic(file, kind.dump_json(curves))
         return curves
 
 

@@ -218,7 +218,7 @@ def aimed(
 def _course(run: Run, found: Survey, goal: Goal) -> Course:
     """Return what the search goes by: times from this machine's curves, or exact counts."""
     if goal.timed:
-        curves = kept_curves(run.store.folder, progress=lambda text: run.tick(text, 0, 0))
+        curves = kept_curves(progress=lambda text: run.tick(text, 0, 0))
         return Course(
             found, {g.path: grid(curves, g.width, g.unit) for g in found.groups}, time_by(curves)
         )

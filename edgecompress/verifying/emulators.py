@@ -22,7 +22,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecompress.errors import ResourceError
-from edgecompress.store import digest_of, file_digest, library_version, write_atomic
+from edgecompress.store import digest_of, file_digest, library_version, user_cache, write_atomic
 from edgecompress.verifying.processors import PROCESSORS, Isa, Processor
 
 Say = Callable[[str], None]
@@ -79,8 +79,7 @@ class Kits:
 
 def default_cache() -> Path:
     """Return the user's folder for emulators: $XDG_CACHE_HOME/edgecompress/emulation."""
-    base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache").absolute() / "edgecompress/emulation"
+    return user_cache() / "emulation"
 
 
 def host_isa() -> Isa | None:
