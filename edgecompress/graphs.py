@@ -9,7 +9,9 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Iterable, Iterator, Sequence
+from dataclasses import asdict, dataclass, fields, replace
 from pathlib import Path
+from typing import get_args
 
 import onnx
 import onnx.defs
@@ -17,23 +19,59 @@ import onnx.inliner
 from onnx import AttributeProto, GraphProto, ModelProto, NodeProto, TensorProto
 
 from edgecompress import __version__
+from edgecompress.records import Kind
 
 _SHORT_NAMES = {"QuantizeLinear": "q", "DequantizeLinear": "dq"}
 _PASSES_ON = ("Cast", "DequantizeLinear", "Flatten", "Identity", "QuantizeLinear", "Reshape",
               "Squeeze", "Unsqueeze")  # fmt: skip
 
 
-def tidy(model: ModelProto, labels: Sequence[str] = ()) -> ModelProto:
+_OLDEST_IR = 4  # before it, every constant had to be an input too
+
+
+@dataclass(frozen=True)
+class About:
+    """Say in a model's file what an app needs to know of it, and which weights it was made of.
+
+    `labels` are the names of classes; `kind` is the task's; `raw` says by input's name how the
+    file itself turns what a sensor gives into what the network takes, and `answer` what it does to
+    the network's output; `weights` is the digest of the torch weights that were exported.
+    """
+
+    labels: tuple[str, ...] = ()
+    kind: Kind | None = None
+    raw: str = ""
+    answer: str = ""
+    weights: str = ""
+
+
+def about_of(model: ModelProto) -> About:
+    """Return what `tidy` wrote into a model; whatever a foreign one says otherwise is passed by."""
+    said = {entry.key: entry.value for entry in model.metadata_props}
+    known = {f.name: said[f.name] for f in fields(About) if f.name in said}
+    kind = known.get("kind")
+    return About(
+        labels=_labels(known.pop("labels", "")),
+        kind=next((k for k in get_args(Kind) if k == kind), None),
+        **{name: text for name, text in known.items() if name != "kind"},
+    )
+
+
+def tidy(model: ModelProto, labels: Sequence[str] = (), about: About | None = None) -> ModelProto:
     """Return the model reduced to what computes, with short names given in order of use.
 
     Metadata, doc strings, intermediate shapes, attributes at their default, unused and repeated
     constants go; inputs and outputs keep their names. What stays said about the origin is our
-    name and version, and the class `labels` as a JSON list.
+    name and version, and `about` it, by default what it says already; `labels` take the place of
+    its own. The file's version is the lowest that can hold it, so that older runtimes read it.
     """
+    about = about or about_of(model)
+    about = replace(about, labels=tuple(labels) or about.labels)
     tidied = ModelProto()
     tidied.CopyFrom(model)
     if tidied.functions:
         tidied = onnx.inliner.inline_local_functions(tidied)
+    _settle_constants_(tidied.graph)
     for field in ("doc_string", "metadata_props", "domain", "model_version", "configuration"):
         tidied.ClearField(field)
     tidied.producer_name, tidied.producer_version = "edgecompress", __version__
@@ -43,15 +81,26 @@ def tidy(model: ModelProto, labels: Sequence[str] = ()) -> ModelProto:
     _share_constants_(tidied.graph)
     _rename_(tidied.graph)
     _drop_unused_domains_(tidied)
-    if labels:
-        tidied.metadata_props.add(key="labels", value=json.dumps(list(labels)))
+    oldest = onnx.helper.find_min_ir_version_for(list(tidied.opset_import), ignore_unknown=True)
+    tidied.ir_version = max(_OLDEST_IR, min(oldest, tidied.ir_version))
+    for key, value in asdict(about).items():
+        if value:
+            text = json.dumps(list(value)) if key == "labels" else value
+            tidied.metadata_props.add(key=key, value=text)
     return tidied
 
 
 def labels_of(model: ModelProto) -> tuple[str, ...]:
     """Return the class labels that `tidy` wrote into a model; none where there are none."""
-    texts = [entry.value for entry in model.metadata_props if entry.key == "labels"]
-    return tuple(json.loads(texts[0])) if texts else ()
+    return about_of(model).labels
+
+
+def _labels(text: str) -> tuple[str, ...]:
+    try:
+        found = json.loads(text)
+    except ValueError:
+        return ()
+    return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
 def answering_operator(path: Path, output: str) -> str:
@@ -76,6 +125,15 @@ def graphs(graph: GraphProto) -> Iterator[GraphProto]:
                 yield from graphs(attribute.g)
             for inner in attribute.graphs:
                 yield from graphs(inner)
+
+
+def _settle_constants_(graph: GraphProto) -> None:
+    """Take constants off the inputs, where old files list them too: nobody is to give them."""
+    constants = {tensor.name for tensor in graph.initializer}
+    constants |= {tensor.values.name for tensor in graph.sparse_initializer}
+    asked = [value for value in graph.input if value.name not in constants]
+    graph.ClearField("input")
+    graph.input.extend(asked)
 
 
 def _nodes(graph: GraphProto) -> Iterator[NodeProto]:
