@@ -28,7 +28,7 @@ def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tupl
     if run.recipe.quantize is None or candidate.dropped is not None:
         return ()
     settings = for_device(run.recipe.quantize, profile)
-    rows = _calibration_rows(run, settings.calibration_samples)
+    rows = calibration_rows(run, settings.calibration_samples)
     key = {
         "model": candidate.model.sha256,
         "settings": settings.model_dump(),
@@ -107,7 +107,7 @@ def _compared(
     )
 
 
-def _calibration_rows(run: Run, wanted: int) -> NDArray[np.intp]:
+def calibration_rows(run: Run, wanted: int) -> NDArray[np.intp]:
     """Return rows of the training split, drawn with the recipe's seed."""
     rows = np.random.default_rng(run.recipe.seed).permutation(len(run.task.train))
     return np.sort(rows[:wanted])
