@@ -53,7 +53,8 @@ class Adjusting:
 class Course:
     """Hold what the arms of one training stage share: how they begin, and their teacher.
 
-    `adjusting` is what pruning asks of the training before or after it.
+    `adjusting` is what pruning asks of the training before or after it. `origin` tells networks
+    that round in training from others of the same weights.
     """
 
     run: Run
@@ -61,6 +62,7 @@ class Course:
     student: Student
     teacher: TeacherInHand | None = None
     adjusting: Adjusting | None = None
+    origin: str = ""
 
     def arm(self, name: str, settings: TrainSettings, seed: int) -> Arm:
         """Return one trained arm of one seed, made once; only what it depends on is in its key."""
@@ -79,6 +81,8 @@ class Course:
         rooms: tuple[str, ...] = _ROOMS
         if self.adjusting is not None:
             key["adjusting"], rooms = self.adjusting.basis, (*_ROOMS, "pruning")
+        if self.origin:
+            key["origin"], rooms = self.origin, (*rooms, "quantizing")
         # Whatever the seed: a view that another one saw has a file that is named after it.
         soft = digest_of([teacher.digest if teacher else "", run.fingerprint])
         which = name
