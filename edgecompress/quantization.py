@@ -6,7 +6,14 @@ from typing import Literal
 
 from pydantic import Field
 
-from edgecompress.settings import Count, Settings
+from edgecompress.settings import Count, Positive, Settings
+
+
+class AwareSettings(Settings):
+    """Say how a student is trained on in 8 bits; all else is as in its distillation."""
+
+    epochs: Count = Field(default=5, description="Passes over the training set.")
+    learning_rate: Positive = Field(default=5e-4, description="Highest learning rate.")
 
 
 class QuantizeSettings(Settings):
@@ -25,4 +32,9 @@ class QuantizeSettings(Settings):
     )
     calibration_samples: Count = Field(
         default=512, description="Training samples that calibration sees."
+    )
+    aware: AwareSettings | None = Field(
+        default=None,
+        description="Distil the student on while it rounds as its int8 model will; left out, int8 "
+        "is made after the training alone.",
     )
