@@ -336,6 +336,31 @@ class DistillSettings(TrainSettings):
         return self
 
 
+def _teachers_for(data: Mapping[str, Any]) -> str:
+    """Return who teaches a pruned network where the recipe does not say."""
+    return "teacher" if data.get("features") else "both"
+
+
+class RedistillSettings(DistillSettings):
+    """Say how a pruned network learns again."""
+
+    teachers: Literal["both", "teacher", "student"] = Field(
+        default_factory=_teachers_for,
+        description='Whom it learns from: "teacher", "student", which is the network as it was '
+        'before pruning, or "both": the mean of their calibrated probabilities. Left out, both; '
+        "for embeddings and with features the teacher.",
+    )
+
+    @model_validator(mode="after")
+    def _has_layers_to_learn_from(self) -> Self:
+        if self.features is not None and self.teachers == "both":
+            raise ValueError(
+                'given features with teachers = "both", but layers are those of one network; take '
+                '"teacher" or "student"'
+            )
+        return self
+
+
 _READ_BY = {
     "temperature": ("kd", "dkd", "dist", "standardized", "auto"),
     "dkd_alpha": ("dkd",),

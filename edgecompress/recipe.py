@@ -19,6 +19,7 @@ from pydantic import Field, field_validator, model_validator
 from edgecompress.errors import RecipeError
 from edgecompress.lessons import DistillSettings as DistillSettings
 from edgecompress.lessons import FeatureSettings as FeatureSettings
+from edgecompress.lessons import RedistillSettings as RedistillSettings
 from edgecompress.lessons import Seed
 from edgecompress.lessons import TrainSettings as TrainSettings
 from edgecompress.quantization import QuantizeSettings as QuantizeSettings
@@ -179,10 +180,19 @@ class MeasureSettings(Settings):
 
 
 class AcceptSettings(Settings):
-    """Say how much of the teacher's score may be lost."""
+    """Say how much of the teacher's score may be lost, and how far processors may disagree."""
 
     max_drop: NotNegative = Field(
         description="Largest loss against the teacher, absolute, in the metric's own unit."
+    )
+    max_isa_spread: NotNegative | None = Field(
+        default=None,
+        description="Largest difference between the scores of the shipped file on the processors "
+        "of the profile's fleet, absolute, in the metric's own unit.",
+    )
+    isa_samples: Count = Field(
+        default=1000,
+        description="Test samples, evenly spaced, on which max_isa_spread is judged.",
     )
 
 
@@ -206,7 +216,7 @@ class Recipe(Settings):
     prune: PruneSettings | None = Field(
         default=None, description="Remove the least important channels."
     )
-    redistill: DistillSettings | None = Field(
+    redistill: RedistillSettings | None = Field(
         default=None, description="Distill again after pruning."
     )
     export: ExportSettings = Field(default=ExportSettings(), description="Write the ONNX file.")

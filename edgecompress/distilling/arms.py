@@ -42,7 +42,7 @@ from edgecompress.teachers.out_of_fold import OutOfFoldTeacher
 C = TypeVar("C", bound=Contender)
 
 # What stands in a key by what comes of it: the network, its seed, the teacher and the labels.
-_TOLD_OTHERWISE = ("seeds", "peers", "student", "calibrate_teacher", "narrow_by")
+_TOLD_OTHERWISE = ("seeds", "peers", "student", "calibrate_teacher", "narrow_by", "teachers")
 
 
 @dataclass(frozen=True)

@@ -24,6 +24,7 @@ from edgecompress.pipeline.arms import Adjusting, Course, taught
 from edgecompress.pipeline.networks import Network, TeacherInHand, parameters
 from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.students import Found
+from edgecompress.pipeline.tutors import tutor
 from edgecompress.profiles import Profile
 from edgecompress.pruning.masks import masks_of
 from edgecompress.pruning.penalty import penalty_on
@@ -168,7 +169,8 @@ def prune_student(
     if run.recipe.redistill is None or (outcome.search and not outcome.search.gained):
         return network
     sparse = Adjusting({"masks": digest}, masks_of) if settings.kind == "unstructured" else None
-    course = Course(run, "redistill", module, teacher, sparse)
+    tutors = tutor(run, student, teacher, run.recipe.redistill)
+    course = Course(run, "redistill", module, tutors, sparse)
     return taught(course, network, run.recipe.redistill)
 
 
