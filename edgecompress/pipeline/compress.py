@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecompress.pipeline.answer import prove, settle
+from edgecompress.pipeline.aware import aware_candidate
 from edgecompress.pipeline.candidates import (
     export_network,
     scored,
@@ -43,6 +44,7 @@ def compress(
 
         floats = tuple(export_network(run, n, f"{n.label}-fp32") for n in networks)
         int8 = tuple(small for whole in floats for small in quantize_candidate(run, profile, whole))
+        int8 += tuple(one for f in floats for one in aware_candidate(run, profile, teacher, f))
         candidates = tuple(scored(run, one, "validation") for one in (*floats, *int8))
         reference = teacher_candidate(run, teacher)
 

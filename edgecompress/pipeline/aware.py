@@ -1,0 +1,142 @@
+"""The int8 candidate that was trained for: distilled on while it rounds as its int8 model will."""
+
+from __future__ import annotations
+
+from dataclasses import asdict
+from pathlib import Path
+
+import numpy as np
+
+from edgecompress.distilling.choice import DISTILLED
+from edgecompress.distilling.rules import settled
+from edgecompress.distilling.scoring import forward
+from edgecompress.exporting.parity import Tolerance, check_parity
+from edgecompress.pipeline.arms import Course
+from edgecompress.pipeline.candidates import Exported, candidate_of
+from edgecompress.pipeline.networks import TeacherInHand
+from edgecompress.pipeline.quantized import calibration_rows, for_device
+from edgecompress.pipeline.run import Run
+from edgecompress.profiles import Profile
+from edgecompress.quantization import AwareSettings
+from edgecompress.quantizing.aware import Beginning, begin, fake_quantized, finish
+from edgecompress.quantizing.fake import FakeQuantized
+from edgecompress.quantizing.static import StaticForm
+from edgecompress.recipe import DistillSettings, QuantizeSettings
+from edgecompress.records import Candidate
+from edgecompress.store import StageCode, digest_of
+from edgecompress.tasks.metrics import log_softmax
+from edgecompress.tasks.task import Arrays
+from edgecompress.teachers.weights import load_weights_
+
+_LIBRARIES = ("torch", "onnx", "onnxruntime")
+BEGIN = StageCode("aware-begin", ("quantizing", "graphs.py"), _LIBRARIES)
+FINISH = StageCode(
+    "aware-int8",
+    ("quantizing", "graphs.py", "exporting/parity.py", "tasks/inspection.py", "runtime.py"),
+    _LIBRARIES,
+)
+FAKE = "torch fake-quantized"
+# What was trained is what ships, or the training was for nothing.
+AS_TRAINED = Tolerance(max_rel_error=None, agreement=0.99)
+
+
+def aware_candidate(
+    run: Run, profile: Profile, teacher: TeacherInHand, whole: Candidate
+) -> tuple[Candidate, ...]:
+    """Return what the float candidate `whole` becomes by training in 8 bits, if the recipe asks.
+
+    It learns from the teacher by the losses, samples and steps of its own distillation. None for
+    a network that PyTorch cannot imitate in 8 bits, with the reason in words.
+    """
+    settings = run.recipe.quantize
+    if settings is None or settings.aware is None or whole.dropped is not None:
+        return ()
+    label = f"{whole.label.removesuffix('-fp32')}-int8-aware"
+    form = _form(for_device(settings, profile))
+    beginning = _begun(run, whole, form)
+    if beginning.reason:
+        run.store.say(f"quantize: {label} left out: {beginning.reason}")
+        return ()
+    network = fake_quantized(beginning, form, before_softmax=run.recipe.export.softmax)
+    lesson = _lesson(run, whole, settings.aware)
+    origin = digest_of([whole.model.sha256, asdict(form), run.recipe.export.softmax])
+    course = Course(run, "aware", network, teacher.calibrated(lesson), origin=origin)
+    arm = course.arm(DISTILLED, lesson, run.recipe.seed)
+    load_weights_(network, arm.weights.path)
+    made = _finished(run, network, beginning, form, arm.weights.sha256)
+    run.store.say(f"quantize: {label}: {made.parity.reason} ({made.parity.agreement:.2%})")
+    return (candidate_of(label, made.model, "int8-aware", made.parity),)
+
+
+def _form(settings: QuantizeSettings) -> StaticForm:
+    return StaticForm(
+        per_channel=settings.per_channel,
+        reduce_range=settings.reduce_range is True,
+        calibration=settings.calibration,
+    )
+
+
+def _lesson(run: Run, whole: Candidate, aware: AwareSettings) -> DistillSettings:
+    """Return how the network was distilled last, for as long and as fast as 8 bits want it.
+
+    Layers inside it are not taught: it has none of the names that `features` knows. Sums are
+    taken in float32, for bfloat16 has no room for 8 bits and the steps between them.
+    """
+    recipe = run.recipe
+    last = recipe.redistill if whole.label == "pruned-fp32" else None
+    lesson = last or recipe.distill or settled(run.task, DistillSettings())
+    asked = {"epochs": aware.epochs, "learning_rate": aware.learning_rate, "precision": "fp32"}
+    return lesson.model_copy(update={**asked, "features": None, "seeds": (), "tune": 0})
+
+
+def _begun(run: Run, whole: Candidate, form: StaticForm) -> Beginning:
+    key = {
+        "model": whole.model.sha256,
+        "form": asdict(form),
+        "samples": _samples(run),
+        "task": run.fingerprint,
+        "seed": run.recipe.seed,
+    }
+    return run.store.once(
+        BEGIN,
+        Beginning,
+        key,
+        lambda folder: begin(whole.model, _calibration(run), form, folder),
+        title=f"set the rounding of {whole.label}",
+    )
+
+
+def _finished(
+    run: Run, network: FakeQuantized, beginning: Beginning, form: StaticForm, weights: str
+) -> Exported:
+    """Return the int8 model of the trained network, held against that network on validation."""
+    assert beginning.source is not None
+    key = {
+        "source": beginning.source.sha256,
+        "weights": weights,
+        "form": asdict(form),
+        "softmax": run.recipe.export.softmax,
+        "samples": _samples(run),
+        "task": run.fingerprint,
+        "seed": run.recipe.seed,
+    }
+
+    def make(folder: Path) -> Exported:
+        model = finish(network, beginning, _calibration(run), form, folder / "int8-aware.onnx")
+        inputs = run.task.validation.inputs
+        outputs = forward(network, inputs)
+        if run.recipe.export.softmax:
+            outputs = np.exp(log_softmax(outputs)).astype(np.float32)
+        parity = check_parity(outputs, model, inputs, FAKE, AS_TRAINED, run.task.kind)
+        return Exported(model, parity)
+
+    return run.store.once(FINISH, Exported, key, make, title="write int8 as it was trained")
+
+
+def _samples(run: Run) -> int:
+    assert run.recipe.quantize is not None
+    return run.recipe.quantize.calibration_samples
+
+
+def _calibration(run: Run) -> Arrays:
+    return run.task.train.take(calibration_rows(run, _samples(run))).inputs
