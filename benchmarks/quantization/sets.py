@@ -11,6 +11,7 @@ import numpy as np
 
 from edgecompress import Split, Task
 from edgecompress.tasks.load import load_task
+from edgecompress.verifying.golden import evenly
 
 ROOT = Path(__file__).parents[2]
 # The task that made each set's student, and its data below DATA; `-larger` is a larger student.
@@ -48,6 +49,4 @@ def calibration_of(task: Task, samples: int = CALIBRATION, seed: int = SEED) -> 
 
 def test_of(task: Task, most: int | None = None) -> Split:
     """Return the test split, or `most` evenly spaced samples of it."""
-    if most is None or len(task.test) <= most:
-        return task.test
-    return task.test.take(np.linspace(0, len(task.test) - 1, most).astype(np.intp))
+    return task.test.take(evenly(len(task.test), most))

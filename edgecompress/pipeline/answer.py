@@ -24,6 +24,7 @@ from edgecompress.pipeline.choice import choose, median_ms, without_slower
 from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.quantized import int8_notes
 from edgecompress.pipeline.run import Run
+from edgecompress.pipeline.spread import with_isa_spread
 from edgecompress.pipeline.students import Found
 from edgecompress.profiles import Profile
 from edgecompress.recipe import MeasureSettings
@@ -112,6 +113,7 @@ def prove(
         chosen = scored(run, chosen, "test")
         control = _control(run, networks, chosen)
         verdict = _judged(run, profile, chosen, teacher_test, chosen.evaluation("test"))
+        verdict = with_isa_spread(run, profile, chosen, verdict)
         verdict = demand_measured(verdict) if run.options.require_measured else verdict
         if reference is not None:
             validation = teacher_score(run, teacher, "validation")

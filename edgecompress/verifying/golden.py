@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import json
+from collections import defaultdict
 from dataclasses import dataclass
+from math import prod
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompress.errors import DataError
 from edgecompress.runtime import Arrays, ModelFacts, make_inputs
 
-BUNDLED = "golden_inputs.npz"
+BUNDLED = "golden.bin"
 
 
 @dataclass(frozen=True)
@@ -40,6 +44,39 @@ def bundled_inputs(model: Path) -> Path | None:
     return inputs if inputs.is_file() and model.with_name("manifest.json").is_file() else None
 
 
+def read_bundled(file: Path) -> dict[str, NDArray[Any]]:
+    """Return the inputs of a bundle's golden calls, one call after another.
+
+    Raise DataError where the file is not laid out as the manifest beside it says.
+    """
+    found: defaultdict[str, list[NDArray[Any]]] = defaultdict(list)
+    try:
+        golden = json.loads(file.with_name("manifest.json").read_bytes())["golden"]
+        data, place = file.read_bytes(), 0
+        for _ in range(golden["calls"]):
+            for tensor in golden["tensors"]:
+                kind, shape = np.dtype(tensor["type"]).newbyteorder("<"), tensor["shape"]
+                array = np.frombuffer(data, kind, prod(shape), place).reshape(shape)
+                place += array.nbytes
+                if tensor["role"] == "input":
+                    found[tensor["name"]].append(array.astype(tensor["type"]))
+    except (OSError, ValueError, LookupError, TypeError) as error:
+        raise DataError(
+            f"{file}: is not laid out as the manifest beside it says; bundle the model again"
+        ) from error
+    return {n: np.concatenate(calls) if calls[1:] else calls[0] for n, calls in found.items()}
+
+
+def evenly(count: int, most: int | None) -> NDArray[np.intp]:
+    """Return the places of `most` samples of `count`, evenly spaced, or of all.
+
+    >>> evenly(9, 3).tolist(), evenly(3, 5).tolist(), evenly(2, None).tolist()
+    ([0, 4, 8], [0, 1, 2], [0, 1])
+    """
+    taken = count if most is None else min(count, most)
+    return np.linspace(0, count - 1, taken).astype(np.intp)
+
+
 def from_arrays(facts: ModelFacts, arrays: Arrays, source: str, limit: int | None) -> Golden:
     """Cut arrays of samples into calls, one sample each, as an app calls the model.
 
@@ -50,9 +87,7 @@ def from_arrays(facts: ModelFacts, arrays: Arrays, source: str, limit: int | Non
     if len(counts) != 1 or counts == {0} or any(not t.shape for t in facts.inputs):
         return Golden({name: array[None] for name, array in arrays.items()}, None, source)
     (count,) = counts
-    chosen = np.arange(count)
-    if limit is not None and limit < count:
-        chosen = np.linspace(0, count - 1, limit).astype(np.intp)
+    chosen = evenly(count, limit)
     batch = next((t.shape[0] for t in facts.inputs if t.shape[0] is not None), 1) or 1
     filled = np.minimum(np.arange(-(-len(chosen) // batch) * batch), len(chosen) - 1)
     rows = chosen[filled].reshape(-1, batch)

@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Literal, get_args
 
 from edgecompress.errors import UsageError
+from edgecompress.profiles import Device
 from edgecompress.settings import did_you_mean
 
 Isa = Literal["arm64", "x86-avx2"]
@@ -83,6 +84,16 @@ def choose(isas: Sequence[str], cpus: Sequence[str] = ()) -> tuple[Processor, ..
         for name in (cpus if cpus and isa == "arm64" else _USUAL[isa])
     ]
     return tuple(p for p in PROCESSORS if p.name in names)
+
+
+def imitable(device: Device, fleet: Sequence[str]) -> tuple[Processor, ...]:
+    """Return the processors to imitate for a device: its own, and those of the fleet it names.
+
+    This host's own instruction set is among them; what qemu cannot imitate (VNNI) is not.
+    """
+    own = standing_for(device.core, device.isa)
+    usual = choose([isa for isa in ISAS if isa in fleet]) if device.fleet or own is None else ()
+    return tuple(p for p in PROCESSORS if p in usual or p == own)
 
 
 def standing_for(core: str, features: Sequence[str]) -> Processor | None:

@@ -40,7 +40,9 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
         raise ValueError("none of its outputs is a tensor")
     calls = len(next(iter(inputs.values())))
     made = [
-        session.run(names, {name: array[i] for name, array in inputs.items()}) for i in range(calls)
+        # The dots keep an input of no dimensions an array.
+        session.run(names, {name: array[i, ...] for name, array in inputs.items()})
+        for i in range(calls)
     ]
     for name, column in zip(names, zip(*made, strict=True), strict=True):
         if len({np.shape(array) for array in column}) > 1:
