@@ -56,8 +56,8 @@ def begin(model: OnnxModel, calibration: Arrays, form: StaticForm, folder: Path)
         prepared.write_bytes(source.SerializeToString())
         try:
             places = static_int8(prepared, calibration, form)
-        except NothingToDoError as reason:
-            return Beginning(None, None, str(reason))
+        except NothingToDoError as nothing:
+            return Beginning(None, None, str(nothing))
     write_atomic(folder / "source.onnx", source.SerializeToString(deterministic=True))
     write_atomic(folder / "places.onnx", places.SerializeToString(deterministic=True))
     made = Beginning(
@@ -124,8 +124,8 @@ def _unlike(beginning: Beginning, form: StaticForm, inputs: Arrays) -> str:
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         return f"it cannot be computed in PyTorch: {one_line(error)}"
     expected = run(beginning.int8, inputs)
-    error = float(np.square(answers - expected).mean())
-    likeness = 1.0 - error / max(float(expected.var()), 1e-12)
+    off = float(np.square(answers - expected).mean())
+    likeness = 1.0 - off / max(float(expected.var()), 1e-12)
     if likeness < _LIKE:
         return f"PyTorch computes it otherwise than ONNX Runtime here: R2 {likeness:.2f} < {_LIKE}"
     return ""
