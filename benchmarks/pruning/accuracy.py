@@ -152,7 +152,7 @@ def both_pruned(place: Place, network: nn.Module) -> tuple[dict[str, nn.Module],
     clock, plan = Clock(network, example, place.folder, PruneSettings()), place.folder / "plan.json"
     known = place.folder / "pruned.json"
     if not known.exists():
-        landing = clock.land(course_of(clock.survey(), kept_curves(place.folder)), ASKED)
+        landing = clock.land(course_of(clock.survey(), kept_curves()), ASKED)
         pruned, model = clock.of(landing.step)
         pruned.plan.save(plan)
         mine = clock.shares({"ours": model}, CONFIRMING)["ours"]
