@@ -23,7 +23,7 @@ from torch import Tensor, nn
 
 from edgecompress import Task, compress, load_profile, quantize
 from edgecompress.pipeline.run import RunOptions
-from edgecompress.quantization import AwareSettings, Calibration
+from edgecompress.quantization import AwareSettings
 from edgecompress.recipe import DistillSettings, QuantizeSettings, Recipe, TrainSettings
 from edgecompress.records import OnnxModel, Report
 from edgecompress.runtime import run as outputs_of
@@ -156,7 +156,7 @@ def recipe_of(asked: argparse.Namespace) -> Recipe:
 
 def others(model: OnnxModel, task: Task, out: Path) -> Iterator[tuple[str, OnnxModel]]:
     """Yield int8 models of the float student by every calibration."""
-    for calibration in get_args(Calibration):
+    for calibration in get_args(QuantizeSettings.model_fields["calibration"].annotation):
         for samples in SAMPLES:
             settings = QuantizeSettings(
                 schemes=("static",), calibration=calibration, calibration_samples=samples
