@@ -19,9 +19,11 @@ from numpy.typing import NDArray
 from onnx import TensorProto, helper, numpy_helper
 
 from edgecompress.errors import ModelError
-from edgecompress.exporting import bundle as bundling
-from edgecompress.exporting.bundle import Bundle, BundleContents, write_bundle
-from edgecompress.exporting.snippets import write_snippets
+from edgecompress.exporting import mobile
+from edgecompress.exporting.bundle import Bundle, write_bundle
+from edgecompress.exporting.contents import BundleContents
+from edgecompress.exporting.download import download_bytes
+from edgecompress.exporting.golden import rows_as_calls
 from edgecompress.records import (
     BudgetCheck,
     Candidate,
@@ -98,7 +100,7 @@ def contents(folder: Path) -> BundleContents:
     )
     return BundleContents(
         report,
-        images(),
+        rows_as_calls(images(), 8),
         class_names=("a circle", "a\nsquare", "ünï"),
         normalization={"image": Normalization(1 / 255, (0.5,), (0.25,))},
         samples={"train": 1000, "validation": 200, "test": 500},
@@ -130,8 +132,8 @@ def test_everything_an_app_needs_is_there(bundle: Bundle) -> None:
         "EdgeModel.kt",
         "EdgeModel.swift",
         "README.md",
-        "golden_inputs.npz",
-        "golden_outputs.npz",
+        "bom.cdx.json",
+        "golden.bin",
         "labels.txt",
         "manifest.json",
         "model.onnx",
@@ -149,14 +151,31 @@ def test_manifest_digests_every_file_and_stamps_the_verdict(bundle: Bundle) -> N
     assert set(document["files"]) == names == {file.path.name for file in bundle.files}
     for name, entry in document["files"].items():
         data = (bundle.folder / name).read_bytes()
-        assert entry == {"sha256": hashlib.sha256(data).hexdigest(), "size_bytes": len(data)}
+        assert entry.pop("for")
+        assert entry == {
+            "sha256": hashlib.sha256(data).hexdigest(),
+            "size_bytes": len(data),
+            "download_bytes": download_bytes(bundle.folder / name),
+        }
     assert document["verdict"]["status"] == "fail"
     assert document["verdict"]["checks"][0]["budget"] == "latency_ms.p95"
     assert document["verdict"]["checks"][0]["high"] is None  # infinite: JSON has no such number
     assert document["inputs"] == [
         {"name": "image", "type": "tensor(float)", "shape": ["batch", 1, 8, 8]}
     ]
+    assert document["output"] == {"name": "logits", "shape": ["batch", 3]}
     assert document["ort"]["file"] == "model.ort"
+    assert document["golden"]["tensors"] == [
+        {"role": "input", "name": "image", "type": "float32", "shape": [1, 1, 8, 8]},
+        {"role": "output", "name": "logits", "type": "float32", "shape": [1, 3]},
+    ]
+
+
+def test_golden_calls_are_plain_numbers(bundle: Bundle) -> None:
+    numbers = np.fromfile(bundle.folder / "golden.bin", "<f4").reshape(8, 64 + 3)
+    np.testing.assert_array_equal(numbers[:, :64].reshape(8, 1, 8, 8), images()["image"])
+    expected = run(artifact(bundle.folder / "model.onnx", OnnxModel), images())
+    np.testing.assert_allclose(numbers[:, 64:], expected, rtol=1e-5)
 
 
 def test_ort_form_answers_alike_and_names_its_operators(bundle: Bundle) -> None:
@@ -216,7 +235,7 @@ def test_python_snippet_proves_the_bundle_on_its_own(bundle: Bundle, tmp_path: P
     done = run_snippet(bundle.folder)
     assert done.returncode == 0, done.stderr
     assert done.stdout.splitlines()[0] == "verdict FAIL on android-cpu"
-    assert done.stdout.splitlines()[1].startswith("11 files verified; golden outputs met")
+    assert done.stdout.splitlines()[1].startswith("11 files verified; golden answers met")
     np.savez(tmp_path / "mine.npz", **images())
     done = run_snippet(bundle.folder, str(tmp_path / "mine.npz"))
     names = ["a circle", "a square", "ünï"]
@@ -256,16 +275,18 @@ def test_python_snippet_refuses_a_changed_file(bundle: Bundle, tmp_path: Path) -
     assert done.stderr == "run.py: model.onnx was changed since it was bundled\n"
 
 
-def test_python_snippet_refuses_other_golden_outputs(bundle: Bundle, tmp_path: Path) -> None:
+def test_python_snippet_refuses_other_golden_answers(bundle: Bundle, tmp_path: Path) -> None:
     folder = shutil.copytree(bundle.folder, tmp_path / "copy")
-    np.savez(folder / "golden_outputs.npz", logits=np.ones((8, 3)))
+    data = np.fromfile(folder / "golden.bin", "<f4")
+    data[-1] += 1
+    data.tofile(folder / "golden.bin")
     document = manifest(bundle)
-    data = (folder / "golden_outputs.npz").read_bytes()
-    document["files"]["golden_outputs.npz"]["sha256"] = hashlib.sha256(data).hexdigest()
+    digest = hashlib.sha256(data.tobytes()).hexdigest()
+    document["files"]["golden.bin"]["sha256"] = digest
     (folder / "manifest.json").write_text(json.dumps(document))
     done = run_snippet(folder)
     assert done.returncode == 1
-    assert done.stderr.startswith("run.py: the golden outputs are missed by ")
+    assert done.stderr.startswith("run.py: the golden answers are missed by ")
 
 
 def test_a_changed_model_is_refused_and_the_old_bundle_stays(
@@ -292,7 +313,7 @@ def test_without_a_chosen_model_there_is_nothing_to_bundle(
 def test_a_failed_conversion_is_told_in_the_manifest(
     given: BundleContents, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    monkeypatch.setattr(bundling, "_ORT_LEVEL", "no such level")
+    monkeypatch.setattr(mobile, "LEVEL", "no such level")
     made = write_bundle(tmp_path / "bundle", given)
     assert made.ort_reason.startswith("the converter failed: ")
     assert manifest(made)["ort"]["reason"] == made.ort_reason
@@ -300,27 +321,3 @@ def test_a_failed_conversion_is_told_in_the_manifest(
     assert not (made.folder / "model.ort").exists()
     assert 'open("model.onnx")' in (made.folder / "EdgeModel.kt").read_text()
     assert run_snippet(made.folder).returncode == 0
-
-
-def test_app_snippets_take_every_input_under_its_own_name() -> None:
-    inputs = {
-        'odd "$name"': np.zeros((4, 3, 2), np.float32),
-        "tokens": np.zeros((4, 7), np.int64),
-        "pixels": np.zeros((4, 8, 8), np.uint8),
-    }
-    texts = write_snippets(inputs, "logits", "model.ort", "1.2.3")
-    kotlin, swift = texts["EdgeModel.kt"], texts["EdgeModel.swift"]
-    assert "onnxruntime-android:1.2.3" in kotlin
-    assert "fun run(input0: FloatArray, tokens: LongArray, pixels: ByteArray): FloatArray" in kotlin
-    assert r'"odd \"\$name\"" to OnnxTensor.createTensor(' in kotlin
-    assert "FloatBuffer.wrap(input0), longArrayOf(1, 3, 2)," in kotlin
-    assert "ByteBuffer.wrap(pixels), longArrayOf(1, 8, 8), OnnxJavaType.UINT8," in kotlin
-    assert "import ai.onnxruntime.OnnxJavaType\nimport java.nio.ByteBuffer" in kotlin
-    assert "func run(input0: [Float], tokens: [Int64], pixels: [UInt8]) throws" in swift
-    assert '"tokens": try tensor(tokens, .int64, [1, 7]),' in swift
-    assert "$" not in swift.replace('"odd \\"$name\\""', "").replace("$0", "")
-
-
-def test_app_snippets_are_left_out_for_types_that_apps_cannot_make() -> None:
-    texts = write_snippets({"x": np.zeros((1, 2), np.complex64)}, "y", "model.ort", "1")
-    assert set(texts) == {"run.py"}

@@ -15,6 +15,7 @@ from onnx import TensorProto, helper, numpy_helper
 from test_bundle import contents, run_snippet
 
 from edgecompress.exporting.bundle import Bundle, write_bundle
+from edgecompress.exporting.golden import rows_as_calls
 from edgecompress.records import OnnxModel
 from edgecompress.runtime import run
 from edgecompress.store import artifact
@@ -63,7 +64,7 @@ def given(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFacto
         replace(
             plain,
             report=report,
-            golden_inputs=tokenizer.encode(TEXTS),
+            calls=rows_as_calls(tokenizer.encode(TEXTS), 8),
             class_names=CLASSES,
             normalization={},
             tokenizer=tokenizer,
@@ -99,13 +100,13 @@ def test_the_tokenizer_proves_itself(given: Bundle, tmp_path: Path) -> None:
 def test_the_card_says_how_texts_become_ids(given: Bundle) -> None:
     card = (given.folder / "README.md").read_text("utf-8")
     assert '`python run.py --text "..."` answers a text' in card
-    assert "hold them against the ids in `golden_texts.json`" in card
+    assert "golden_texts.json | texts and their ids, against which every tokenizer checks" in card
 
 
 def test_without_a_tokenizer_a_text_is_refused(tmp_path: Path) -> None:
     plain = contents(tmp_path / "stage")
     made = write_bundle(tmp_path / "bundle", plain)
-    assert "tokenizer" not in (made.folder / "README.md").read_text("utf-8")
+    assert "okenizer" not in (made.folder / "README.md").read_text("utf-8")
     done = run_snippet(made.folder, "--text", "hi")
     assert done.returncode == 1
     assert done.stderr == "run.py: --text: this bundle has no tokenizer; give INPUTS.npz\n"

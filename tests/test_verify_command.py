@@ -143,11 +143,12 @@ def test_labels_score_both_processors(folder, capsys, pretend):
 
 def test_a_model_in_a_bundle_runs_on_its_golden_inputs(folder, capsys, pretend):
     pretend(lambda found: found)
-    Path("manifest.json").write_text("{}")
-    np.savez("golden_inputs.npz", x=X[:5])
+    tensors = [{"role": "input", "name": "x", "type": "float32", "shape": [1, *X.shape[1:]]}]
+    Path("manifest.json").write_text(json.dumps({"golden": {"calls": 5, "tensors": tensors}}))
+    Path("golden.bin").write_bytes(X[:5].astype("<f4").tobytes())
     assert main(["verify", "model.onnx", "--isa", "x86-avx2", "--json"]) == 0
     first = document(capsys)["models"][0]
-    assert first["inputs"].endswith("golden_inputs.npz")
+    assert first["inputs"].endswith("golden.bin")
     assert first["results"][0]["outputs"][0]["samples"] == 5
 
 

@@ -8,7 +8,7 @@ import tiny_models
 from hypothesis import given
 from hypothesis import strategies as st
 
-from edgecompress.errors import UsageError
+from edgecompress.errors import DataError, UsageError
 from edgecompress.profiles import load_profile, shipped_profiles
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import QuantizeSettings
@@ -178,9 +178,12 @@ def test_made_up_inputs_come_from_several_seeds(tmp_path):
 def test_a_bundle_brings_its_golden_inputs(tmp_path):
     model = tmp_path / "model.onnx"
     assert golden.bundled_inputs(model) is None
-    for name in ("golden_inputs.npz", "manifest.json"):
+    for name in ("golden.bin", "manifest.json"):
         (tmp_path / name).write_text("")
-    assert golden.bundled_inputs(model) == tmp_path / "golden_inputs.npz"
+    bundled = golden.bundled_inputs(model)
+    assert bundled == tmp_path / "golden.bin"
+    with pytest.raises(DataError, match=r"is not laid out as the manifest beside it says; bundle"):
+        golden.read_bundled(bundled)
 
 
 # --- processors

@@ -163,11 +163,13 @@ def _subject(model: OpenModel, request: Request) -> _Subject:
 
 def _golden(model: OpenModel, request: Request, samples: Samples | None) -> Golden:
     facts = model.facts
+    if not facts.inputs:
+        raise ModelError(f"{facts.model.path}: takes no inputs, so every call answers the same")
     bundled = golden.bundled_inputs(facts.model.path)
     if samples is None and request.inputs:
         samples = Samples(f"--inputs {request.inputs}", read_npz(request.inputs, "--inputs"), None)
     elif samples is None and bundled and not request.shapes:
-        samples = Samples(str(bundled), read_npz(bundled, "the bundle's"), None)
+        samples = Samples(str(bundled), golden.read_bundled(bundled), None)
     if samples is None:
         shapes = dict(map(parse_shape, request.shapes))
         return golden.made_up(facts, shapes, request.samples or MADE_UP)

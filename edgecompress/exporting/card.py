@@ -2,40 +2,52 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 
 from edgecompress import __version__
+from edgecompress.exporting.contents import BundleContents, Made
 from edgecompress.records import Arm, BudgetCheck, Candidate, Kind, Metric, Report
-from edgecompress.tasks.task import Arrays
+
+PURPOSES = {
+    "README.md": "the model card",
+    "model.onnx": "the model, for any build of ONNX Runtime",
+    "model.ort": "the same model for ONNX Runtime's small builds, which read nothing else",
+    "required_operators.config": "the operators and types that such a build must contain",
+    "run.py": "checks the bundle and runs the model; needs onnxruntime and numpy",
+    "EdgeModel.kt": "loads, runs and checks the model in an Android app",
+    "EdgeModel.swift": "loads, runs and checks the model in an iOS app",
+    "labels.txt": "the class names, one a line, in the order of the outputs",
+    "normalization.json": "how raw values become inputs: `(raw * scale - mean) / std`",
+    "tokenizer.json": "how texts become ids, as data",
+    "tokenizer.py": "makes ids of texts in Python; needs numpy",
+    "Tokenizer.kt": "makes ids of texts in an Android app",
+    "Tokenizer.swift": "makes ids of texts in an iOS app",
+    "golden.bin": "inputs and the answers to them, against which every platform checks itself",
+    "golden_texts.json": "texts and their ids, against which every tokenizer checks itself",
+    "bom.cdx.json": "the bill of materials, in CycloneDX 1.6",
+}
+"""What each file of a bundle is for; `manifest.json` beside them holds their digests and sizes."""
 
 
-def model_card(
-    report: Report,
-    inputs: Arrays,
-    class_names: Sequence[str],
-    samples: Mapping[str, int],
-    reads_texts: bool = False,
-    kind: Kind = "classification",
-) -> str:
-    """Return the card as Markdown; `samples` are the sizes of the data's splits.
-
-    `reads_texts` says that the bundle holds a tokenizer; `kind` is the task's.
-    """
+def model_card(contents: BundleContents, made: Made) -> str:
+    """Return the card as Markdown. What is not known is said to be not known."""
+    report = contents.report
     sections = {
-        "Intended use": _use(report, inputs, class_names, kind),
+        "Intended use": _use(contents, made),
         "Verdict": _verdict(report),
         "Accuracy": _accuracy(report),
-        "Data": _data(report, samples),
+        "Data": _data(contents),
         "How it was made": _history(report),
-        "Limits": _limits(report),
-        "Use": (*_usage(), *(_text_usage() if reads_texts else ())),
+        "On phones": _phones(made),
+        "Limits": limits(report),
+        "Files": _files(contents, made),
     }
     title = f"# {report.task}: {report.chosen}\n"
     parts = [f"## {name}\n\n" + "\n".join(lines) + "\n" for name, lines in sections.items()]
     return "\n".join([title, *parts])
 
 
-def answer_in_words(kind: Kind, class_names: Sequence[str]) -> str:
+def answer_in_words(kind: Kind | None, class_names: Sequence[str]) -> str:
     """Return what the model's output means to an app.
 
     >>> answer_in_words("binary", ("ham", "spam"))
@@ -45,6 +57,8 @@ def answer_in_words(kind: Kind, class_names: Sequence[str]) -> str:
     named = f" ({named})" if named else ""
     count = f" of {len(class_names)}" if class_names else ""
     match kind:
+        case None:
+            return "the model's output"
         case "classification":
             return f"one{count} classes{named}" if class_names else "the model's output"
         case "binary":
@@ -60,18 +74,26 @@ def answer_in_words(kind: Kind, class_names: Sequence[str]) -> str:
             return f"one{count} classes{named} for each token, the classes on the second axis"
 
 
-def _use(report: Report, inputs: Arrays, class_names: Sequence[str], kind: Kind) -> Iterator[str]:
+def _use(contents: BundleContents, made: Made) -> Iterator[str]:
+    report = contents.report
     shapes = ", ".join(
         f"`{name}` ({array.dtype}, {' x '.join(map(str, array.shape[1:])) or 'one number'})"
-        for name, array in inputs.items()
+        for name, array in made.golden.calls[0].items()
     )
-    answer = answer_in_words(kind, class_names)
-    yield f"Task `{report.task}`: from {shapes} to {answer}, on devices like `{report.profile}`."
-    yield "It was scored on this task's data alone; expect nothing of it elsewhere."
+    answer = answer_in_words(contents.kind, contents.labels)
+    where = f", on devices like `{report.profile}`" if report.profile else ""
+    yield f"Task `{report.task}`: from {shapes} to {answer}{where}."
+    if contents.intended_use:
+        yield f"\n{contents.intended_use.strip()}\n"
+    else:
+        yield "What it is meant for, and for whom, its author has not written down."
+    if report.best is not None and report.best.evaluations:
+        yield "It was scored on this task's data alone; expect nothing of it elsewhere."
 
 
 def _verdict(report: Report) -> Iterator[str]:
-    yield f"**{report.verdict.status.upper()}** on `{report.profile}`: {report.verdict.reason}"
+    where = f" on `{report.profile}`" if report.profile else ""
+    yield f"**{report.verdict.status.upper()}**{where}: {report.verdict.reason}"
     if report.verdict.checks:
         yield "\n| budget | limit | value | interval | status | basis |"
         yield "|---|--:|--:|--:|---|---|"
@@ -94,6 +116,9 @@ def _accuracy(report: Report) -> Iterator[str]:
         ("hard-label control", report.control),
         ("teacher", report.teacher),
     ]
+    if not any(candidate and candidate.evaluations for _, candidate in rows):
+        yield "Not known: it was scored on no data here."
+        return
     yield "| model | metric | value | 95 % interval | split | bytes |"
     yield "|---|---|--:|--:|---|--:|"
     for name, candidate in rows:
@@ -110,13 +135,19 @@ def _metrics(candidate: Candidate) -> list[Metric]:
     return [evaluation.metric for evaluation in candidate.evaluations]
 
 
-def _data(report: Report, samples: Mapping[str, int]) -> Iterator[str]:
-    sizes = ", ".join(f"{count:,} {name}" for name, count in samples.items())
+def _data(contents: BundleContents) -> Iterator[str]:
+    if not contents.samples:
+        yield "Not known: what the model was trained on is not written in its file."
+        return
+    sizes = ", ".join(f"{count:,} {name}" for name, count in contents.samples.items())
     yield f"Samples: {sizes}. Models were chosen on validation; the test split was read"
-    yield f"{report.test_reads} time(s). The files of the data are not part of this bundle."
+    yield f"{contents.report.test_reads} time(s). The files of the data are not part of this bundle"
+    yield "and where they came from is not known here."
 
 
 def _history(report: Report) -> Iterator[str]:
+    if not report.profile:
+        yield "- bundled as it was given; how it was trained is not known"
     for training in report.trainings:
         yield (
             f"- {training.stage}: {training.parameters:,} parameters, shipped the "
@@ -127,7 +158,7 @@ def _history(report: Report) -> Iterator[str]:
             f"- pruned: {pruning.asked} asked, {pruning.went} went, MACs "
             f"{pruning.macs_before:,} to {pruning.macs_after:,}"
         )
-    if report.best is not None:
+    if report.best is not None and report.profile:
         parity = report.best.parity
         agreement = f"; {parity.agreement:.1%} agreement with {parity.reference}" if parity else ""
         yield f"- exported as {report.best.scheme}{agreement}"
@@ -141,7 +172,8 @@ def _scores(arms: Sequence[Arm]) -> str:
     return ", ".join(f"{name} {e.metric.name} {e.metric.value:.4f}" for name, e in named)
 
 
-def _limits(report: Report) -> Iterator[str]:
+def limits(report: Report) -> Iterator[str]:
+    """Yield where the model ends, a line each, as the report knows it."""
     if report.verdict.status != "pass":
         yield f"- The verdict is {report.verdict.status.upper()}: do not ship it unseen."
     if predicted := [c.budget for c in report.verdict.checks if c.basis == "predicted"]:
@@ -149,17 +181,30 @@ def _limits(report: Report) -> Iterator[str]:
     if report.best is not None and report.best.scheme.startswith("int8"):
         yield "- Int8 results may differ slightly between processors; `run.py` tells by how much."
     yield "- Inputs unlike the training data get confident answers too; the model cannot decline."
+    yield "- Not looked at: whether it treats groups of people alike, and what misuse could do."
 
 
-def _usage() -> Iterator[str]:
+def _phones(made: Made) -> Iterator[str]:
+    yield "| file | on disk, bytes | as downloaded, compressed |"
+    yield "|---|--:|--:|"
+    for name in ("model.onnx", "model.ort"):
+        if facts := made.files.get(name):
+            yield f"| {name} | {facts.size_bytes:,} | {facts.download_bytes:,} |"
+    yield f"\n{made.mobile.verdict}."
+    for accelerator in made.mobile.accelerators:
+        yield f"- {accelerator.in_words()}"
+    if made.mobile.ort_reason:
+        yield f"\nThere is no `model.ort`: {made.mobile.ort_reason}."
+
+
+def _files(contents: BundleContents, made: Made) -> Iterator[str]:
     yield "`python run.py` verifies every file against `manifest.json` and the model against its"
-    yield "golden outputs; it needs onnxruntime and numpy. `EdgeModel.kt` and `EdgeModel.swift`"
-    yield "load the model in an app. `model.ort` is the same model for ONNX Runtime's small mobile"
-    yield "builds, which `required_operators.config` tells what to contain. Raw inputs are"
-    yield "normalised as `normalization.json` says: `(raw * scale - mean) / std`."
-
-
-def _text_usage() -> Iterator[str]:
-    yield "\nIt reads ids: `tokenizer.json` says how texts become ids, `tokenizer.py` does it"
-    yield 'with numpy alone, and `python run.py --text "..."` answers a text. In another language'
-    yield "write the same few lines, and hold them against the ids in `golden_texts.json`."
+    yield "golden answers."
+    if contents.tokenizer is not None:
+        yield '`python run.py --text "..."` answers a text.'
+    yield "\n| file | what it is for |"
+    yield "|---|---|"
+    for name, purpose in PURPOSES.items():
+        if name in made.files or name == "bom.cdx.json":
+            yield f"| {name} | {purpose} |"
+    yield "| manifest.json | digests, sizes, the verdict, how golden.bin is laid out |"

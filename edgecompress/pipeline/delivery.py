@@ -6,13 +6,15 @@ import shutil
 from dataclasses import asdict
 from pathlib import Path
 
-from edgecompress.exporting.bundle import Bundle, BundleContents, write_bundle
+from edgecompress.exporting.bundle import Bundle, write_bundle
+from edgecompress.exporting.contents import BundleContents
+from edgecompress.exporting.golden import rows_as_calls
 from edgecompress.pipeline.run import Run
 from edgecompress.records import Report
 from edgecompress.store import StageCode, file_digest, replace_folder
 
 BUNDLE = StageCode("bundle", ("exporting", "tasks/tokenizers.py"), ("onnx", "onnxruntime"))
-GOLDEN_SAMPLES = 8
+GOLDEN_CALLS = 8
 
 
 def deliver(run: Run, report: Report) -> Path | None:
@@ -30,14 +32,16 @@ def deliver(run: Run, report: Report) -> Path | None:
         "environment": report.environment,
         "task": run.fingerprint,
         "test_reads": report.test_reads,
+        "intended_use": run.task.intended_use,
     }
     contents = BundleContents(
         report=report,
-        golden_inputs=run.task.validation.take(slice(0, GOLDEN_SAMPLES)).inputs,
+        calls=rows_as_calls(run.task.validation.inputs, GOLDEN_CALLS),
         class_names=run.task.class_names,
         normalization=run.task.normalization,
         tokenizer=run.task.tokenizer,
         kind=run.task.kind,
+        intended_use=run.task.intended_use,
         samples={
             "train": len(run.task.train),
             "validation": len(run.task.validation),

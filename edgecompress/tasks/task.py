@@ -98,7 +98,8 @@ class Task:
     and student see the same view. All random draws must come from `generator`.
 
     `tokenizer` made the input of its name out of texts; the bundle carries it, so that an app
-    starts from a text too.
+    starts from a text too. `intended_use` says in plain words what the model is for, for whom, and
+    what it must not be used for: the model card repeats it.
     """
 
     name: str
@@ -116,6 +117,7 @@ class Task:
     normalization: Mapping[str, Normalization] = field(default_factory=dict)
     kind: Kind = "classification"
     tokenizer: Tokenizer | None = None
+    intended_use: str = ""
 
     def example_inputs(self, batch: int = 1) -> dict[str, NDArray[Any]]:
         """Return the first `batch` training samples as a dict of named arrays."""

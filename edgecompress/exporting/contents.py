@@ -1,0 +1,61 @@
+"""What goes into a bundle, and what is known of it once its model is in place."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+
+from edgecompress.exporting.golden import Golden
+from edgecompress.exporting.mobile import Mobile
+from edgecompress.records import Kind, Report
+from edgecompress.tasks.task import Arrays, Normalization
+from edgecompress.tasks.tokenizers import Tokenizer
+
+
+@dataclass(frozen=True)
+class BundleContents:
+    """Hold what a bundle is made of.
+
+    `calls` are a few real inputs, one call each, all of the same shapes; `samples` the sizes of
+    the data's splits, where there are any; `tokenizer` is what makes the model's input of texts,
+    where it reads them; `kind` is the task's and `intended_use` what its author says, if anything.
+    A report without a profile is of a model that nobody judged.
+    """
+
+    report: Report
+    calls: tuple[Arrays, ...]
+    class_names: tuple[str, ...] = ()
+    normalization: Mapping[str, Normalization] = field(default_factory=dict)
+    samples: Mapping[str, int] = field(default_factory=dict)
+    tokenizer: Tokenizer | None = None
+    kind: Kind | None = "classification"
+    intended_use: str = ""
+
+    @property
+    def labels(self) -> list[str]:
+        """Return the class names, each in one line."""
+        return [" ".join(name.split()) for name in self.class_names]
+
+
+@dataclass(frozen=True)
+class FileFacts:
+    """Hold what the manifest says of a file; `download_bytes` are those of it compressed."""
+
+    sha256: str
+    size_bytes: int
+    download_bytes: int
+
+
+@dataclass(frozen=True)
+class Made:
+    """Hold what stands in the bundle before its card and its bill of materials are written."""
+
+    golden: Golden
+    mobile: Mobile
+    runtime_version: str
+    files: Mapping[str, FileFacts]
+
+    @property
+    def model_file(self) -> str:
+        """Return the file that an app loads."""
+        return "model.onnx" if self.mobile.ort_reason else "model.ort"
