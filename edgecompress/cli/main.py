@@ -21,6 +21,7 @@ import typer
 from typer.exceptions import Exit, TyperException
 
 from edgecompress import __version__
+from edgecompress.cli.bundle_command import bundle
 from edgecompress.cli.check_command import check
 from edgecompress.cli.model_commands import measure, quantize
 from edgecompress.cli.run_commands import compare, distill, export, prune, report, run
@@ -63,7 +64,7 @@ def describe(
 
 
 COMMANDS: tuple[Callable[..., int], ...] = (
-    *(run, check, measure, distill, prune, export, quantize, verify),
+    *(run, check, measure, distill, prune, export, quantize, verify, bundle),
     *(report, compare, students, init, doctor),
 )
 for command in COMMANDS:

@@ -62,7 +62,8 @@ def _model(contents: BundleContents, made: Made) -> _Component:
     return {
         "type": "machine-learning-model",
         "bom-ref": _MODEL,
-        "name": f"{report.task}: {report.chosen}",
+        "name": report.task,
+        "description": f"{report.chosen}, in ONNX",
         "version": kept.sha256[:12],
         "hashes": _hashes(kept),
         "modelCard": {

@@ -42,7 +42,8 @@ def model_card(contents: BundleContents, made: Made) -> str:
         "Limits": limits(report),
         "Files": _files(contents, made),
     }
-    title = f"# {report.task}: {report.chosen}\n"
+    same = report.task == report.chosen
+    title = f"# {report.task}\n" if same else f"# {report.task}: {report.chosen}\n"
     parts = [f"## {name}\n\n" + "\n".join(lines) + "\n" for name, lines in sections.items()]
     return "\n".join([title, *parts])
 

@@ -66,7 +66,11 @@ def write_snippets(made: Made, reads_texts: bool, normalized: bool) -> Mapping[s
     if reads_texts:
         texts |= {name: _read(name) for name in ("Tokenizer.kt", "Tokenizer.swift")}
     call, answer = made.golden.calls[0], made.golden.answers[0]
-    if answer.dtype != np.float32 or any(a.dtype.name not in _TYPES for a in call.values()):
+    if (
+        not call
+        or answer.dtype != np.float32
+        or any(a.dtype.name not in _TYPES for a in call.values())
+    ):
         return texts
     inputs = [_input(index, name, array) for index, (name, array) in enumerate(call.items())]
     values = {

@@ -1,0 +1,106 @@
+"""Bundle an ONNX file that somebody else made: no task, no recipe, and nothing made up."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+
+import onnx
+
+from edgecompress.admission import messages
+from edgecompress.errors import DataError, ModelError
+from edgecompress.exporting.contents import BundleContents
+from edgecompress.exporting.golden import rows_as_calls
+from edgecompress.graphs import labels_of
+from edgecompress.records import Candidate, Evaluation, OnnxModel, Report, Verdict
+from edgecompress.runtime import ModelFacts
+from edgecompress.store import artifact, library_version, write_atomic
+from edgecompress.tasks.task import Arrays
+
+CALLS = 8
+_MOST_BYTES = 2**31 - 1  # of one protobuf file
+# Where a file says who wrote a node, and in which folder; the model's own metadata stay.
+_ORIGINS = ("doc_string", "metadata_props")
+
+
+def foreign_contents(
+    facts: ModelFacts,
+    label: str,
+    calls: Sequence[Arrays],
+    evaluations: Sequence[Evaluation],
+    scratch: Path,
+) -> BundleContents:
+    """Return what a bundle of an admitted file is made of; its model is written into `scratch`."""
+    model, labels = _portable(facts.model, scratch / "model.onnx")
+    fits = facts.outputs[0].shape[-1:] in ((None,), (len(labels),))
+    names = labels if fits else ()
+    candidate = Candidate(label, model, _scheme(facts), None, tuple(evaluations), None, None)
+    report = Report(
+        verdict=Verdict("inconclusive", (), "not judged; `edgecompress check` judges it"),
+        profile="",
+        task=label,
+        chosen=label,
+        candidates=(candidate,),
+        teacher=None,
+        control=None,
+        trainings=(),
+        prunings=(),
+        test_reads=0,
+        environment={"onnxruntime": library_version("onnxruntime")},
+        settings={},
+        notes=(),
+        folder=scratch,
+    )
+    known = names or evaluations
+    return BundleContents(report, tuple(calls), names, kind="classification" if known else None)
+
+
+def calls_of(facts: ModelFacts, samples: Arrays) -> tuple[Arrays, ...]:
+    """Return the first samples as calls: one each, or as many as the model fixes.
+
+    Raise DataError when there are fewer than one call takes.
+    """
+    fixed = [t.shape[0] for t in facts.inputs if t.shape and t.shape[0] is not None]
+    rows = max(fixed, default=1)
+    count = len(next(iter(samples.values())))
+    if count < rows:
+        raise DataError(
+            f"--data: holds {count} samples, expected at least {rows}, which {facts.model.path} "
+            "takes at once"
+        )
+    return rows_as_calls(samples, CALLS, rows)
+
+
+def _portable(given: OnnxModel, path: Path) -> tuple[OnnxModel, tuple[str, ...]]:
+    """Write the model as one file that says nothing of where it was made; return its labels too.
+
+    A file that is so already keeps its bytes.
+    """
+    original = onnx.load(given.path)
+    model = onnx.ModelProto()
+    model.CopyFrom(original)
+    for message in messages(model.graph):
+        for field in _ORIGINS:
+            if field in message.DESCRIPTOR.fields_by_name:
+                message.ClearField(field)
+    if model.ByteSize() > _MOST_BYTES:
+        raise ModelError(f"{given.path}: is over 2 GB with its weights, too large for one file")
+    data = given.path.read_bytes()
+    whole = onnx.ModelProto.FromString(data)
+    write_atomic(path, data if whole == model else model.SerializeToString(deterministic=True))
+    return artifact(path, OnnxModel), _labels(original)
+
+
+def _labels(model: onnx.ModelProto) -> tuple[str, ...]:
+    """Return the class names in the model's metadata; none where they are written otherwise."""
+    try:
+        found = labels_of(model)
+    except (ValueError, TypeError):
+        return ()
+    return found if all(isinstance(name, str) for name in found) else ()
+
+
+def _scheme(facts: ModelFacts) -> str:
+    """Return in what numbers the model computes, as far as it matters to other processors."""
+    eight = ("QuantizeLinear", "QLinear", "Integer", "DynamicQuantize")
+    return "int8" if any(part in name for name in facts.operators for part in eight) else "given"
