@@ -119,11 +119,19 @@ def test_outside_the_bounds_fails_on_arm_and_is_reported_on_x86(folder, capsys, 
     assert "REPORTED" in result(capsys)
 
 
-def test_a_profile_names_the_processor(folder, capsys, pretend):
+@pytest.mark.parametrize(
+    ("profile", "processors"),
+    [
+        ("raspberry-pi-3", ["cortex-a53"]),
+        ("android-flagship", ["cortex-a53", "cortex-a76", "max"]),
+        ("cloud-1vcpu", ["cortex-a53", "cortex-a76", "haswell"]),
+    ],
+)
+def test_a_profile_names_the_processors_of_its_fleet(folder, capsys, pretend, profile, processors):
     pretend(lambda found: found)
-    assert main(["verify", "model.onnx", "--profile", "raspberry-pi-3", "--json"]) == 0
-    (only,) = document(capsys)["models"][0]["results"]
-    assert only["processor"] == "cortex-a53"
+    assert main(["verify", "model.onnx", "--profile", profile, "--json"]) == 0
+    results = document(capsys)["models"][0]["results"]
+    assert [result["processor"] for result in results] == processors
 
 
 def test_labels_score_both_processors(folder, capsys, pretend):
@@ -131,9 +139,15 @@ def test_labels_score_both_processors(folder, capsys, pretend):
     np.savez("data.npz", x=X, labels=np.zeros(40, np.int64))
     arguments = ["verify", "model.onnx", "--isa", "x86-avx2", "--data", "data.npz"]
     assert main(arguments) == 0
-    assert "accuracy here" in result(capsys)
+    printed = result(capsys)
+    assert "accuracy here" in printed
+    assert "model: accuracies lie " in printed
     assert main([*arguments, "--samples", "10", "--json"]) == 0
     first = document(capsys)["models"][0]
+    spread = first["spread"]
+    assert {spread["highest"], spread["lowest"]} == {"this host", "haswell"}
+    assert spread["value"] == pytest.approx(abs(first["results"][0]["accuracy"]["drop"]["value"]))
+    assert (spread["low"] <= spread["value"] <= spread["high"], spread["samples"]) == (True, 10)
     accuracy = first["results"][0]["accuracy"]
     assert first["results"][0]["outputs"][0]["samples"] == 10
     here, there = accuracy["here"]["value"], accuracy["there"]["value"]
@@ -177,8 +191,8 @@ def test_what_goes_wrong_there_is_the_answer(folder, capsys, pretend, error, cod
         ([], "MODEL.onnx: not given; name the ONNX files to verify"),
         (["model.onnx"], "--isa: not given; expected --isa arm64, --isa x86-avx2 or --profile"),
         (["model.onnx", "--isa", "mips"], "--isa mips: not known; expected one of arm64, x86"),
-        (["model.onnx", "--profile", "cpu-1core"],
-         "--profile cpu-1core: its device.isa names no Arm core (given none)"),
+        (["model.onnx", "--profile", "unknown.toml"],
+         "--profile unknown.toml: nothing of its fleet can be imitated (given none); give --isa "),
         (["model.onnx", "--isa", "arm64", "--data", "a.npz", "--inputs", "b.npz"],
          "--data and --inputs: both given; each says what to run, give one"),
         (["absent.onnx", "--isa", "arm64"], "absent.onnx: no such file"),
@@ -189,6 +203,9 @@ def test_what_goes_wrong_there_is_the_answer(folder, capsys, pretend, error, cod
 )  # fmt: skip
 def test_bad_use_is_one_line(folder, capsys, arguments, words):
     np.savez("other.npz", z=X)
+    Path("unknown.toml").write_text(
+        'name = "x"\n[device]\ndescription = "x"\n[budget]\nmodel_size_mb = 1\n'
+    )
     assert main(["verify", *arguments]) == 2
     printed = capsys.readouterr()
     assert words in printed.err

@@ -7,7 +7,7 @@ from dataclasses import asdict
 from typing import Any
 
 from edgecompress.cli.show import table
-from edgecompress.cli.verifying import Row, Scores
+from edgecompress.cli.verifying import Row, Scores, spread_of
 from edgecompress.report.words import NOTHING
 from edgecompress.verifying.verify import OutputDifference
 
@@ -18,24 +18,29 @@ def verification_table(rows: Sequence[Row]) -> str:
     head = ("model", "isa", "processor", "answer", "samples", "rel. error", "steps", "same class")
     lines = [head + (("accuracy here", "there") if scored else ())]
     lines += [_line(row) + (_accuracies(row.scores) if scored else ()) for row in rows]
-    notes = dict.fromkeys(_note(row) for row in rows)
-    return "\n".join([table(lines, right=range(4, len(lines[0]))), *filter(None, notes)])
+    notes = [*(_note(row) for row in rows), *map(_spread_note, _by_model(rows))]
+    told = filter(None, dict.fromkeys(notes))
+    return "\n".join([table(lines, right=range(4, len(lines[0]))), *told])
 
 
 def verification_json(rows: Sequence[Row]) -> dict[str, object]:
     """Return one document: every model with its answers, and the worst of them as the verdict."""
     statuses = {row.verification.status for row in rows}
     undecided = "inconclusive" if not rows or statuses & {"skipped", "error"} else "pass"
-    models = dict.fromkeys(row.model.label for row in rows)
     return {
         "schema_version": 1,
         "verdict": "fail" if "fail" in statuses else undecided,
-        "models": [_model([row for row in rows if row.model.label == label]) for label in models],
+        "models": [_model(found) for found in _by_model(rows)],
     }
 
 
+def _by_model(rows: Sequence[Row]) -> list[list[Row]]:
+    labels = dict.fromkeys(row.model.label for row in rows)
+    return [[row for row in rows if row.model.label == label] for label in labels]
+
+
 def _model(rows: Sequence[Row]) -> dict[str, object]:
-    model = rows[0].model.facts.model
+    model, spread = rows[0].model.facts.model, spread_of(rows)
     return {
         "model": rows[0].model.label,
         "path": str(model.path),
@@ -52,6 +57,7 @@ def _model(rows: Sequence[Row]) -> dict[str, object]:
             }
             for row in rows
         ],
+        "spread": asdict(spread) if spread else None,
     }
 
 
@@ -65,7 +71,7 @@ def _accuracy(scores: Scores | None) -> dict[str, object] | None:
     return {
         **{
             where: {"value": metric.value, "low": metric.low, "high": metric.high}
-            for where, metric in (("here", scores.here), ("there", scores.there))
+            for where, metric in (("here", scores.here.metric), ("there", scores.there.metric))
         },
         "drop": {"value": scores.drop, "low": scores.low, "high": scores.high},
     }
@@ -88,7 +94,7 @@ def _line(row: Row) -> tuple[str, ...]:
 def _accuracies(scores: Scores | None) -> tuple[str, ...]:
     if scores is None:
         return NOTHING, NOTHING
-    return f"{scores.here.value:.2%}", f"{scores.there.value:.2%}"
+    return f"{scores.here.metric.value:.2%}", f"{scores.there.metric.value:.2%}"
 
 
 def _note(row: Row) -> str:
@@ -102,6 +108,18 @@ def _note(row: Row) -> str:
         case "error":  # which names the model itself
             return found.reason
     return f"{row.model.label} on {found.processor}: {found.reason}"
+
+
+def _spread_note(rows: Sequence[Row]) -> str:
+    """Return how far a model's scores lie apart, where labels scored it."""
+    spread = spread_of(rows)
+    if spread is None:
+        return ""
+    return (
+        f"{rows[0].model.label}: accuracies lie {spread.value:.2%} apart at most, {spread.highest} "
+        f"above {spread.lowest} (95 % bounds {spread.low:.2%} to {spread.high:.2%}, paired on "
+        f"{spread.samples} samples)"
+    )
 
 
 def _cell(value: Any, form: str) -> str:

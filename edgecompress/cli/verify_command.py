@@ -25,7 +25,7 @@ def verify(  # noqa: PLR0913 - each is an option of the command line
     profile: Annotated[
         list[str] | None,
         typer.Option(
-            "--profile", metavar="NAME_OR_PATH", help="The processor of this device instead."
+            "--profile", metavar="NAME_OR_PATH", help="Those of this device and its fleet."
         ),
     ] = None,
     cpu: Annotated[

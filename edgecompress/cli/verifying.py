@@ -18,8 +18,9 @@ from edgecompress.errors import (
     ModelError,
     UsageError,
 )
+from edgecompress.measuring.host import fleet_of
 from edgecompress.profiles import load_profile
-from edgecompress.records import Metric
+from edgecompress.records import Evaluation
 from edgecompress.runtime import Arrays, parse_shape, read_npz
 from edgecompress.statistics import paired_drop
 from edgecompress.tasks.metrics import evaluate
@@ -27,12 +28,14 @@ from edgecompress.verifying import golden
 from edgecompress.verifying.emulators import Kits, absence, host_isa, obstacle, set_up
 from edgecompress.verifying.golden import Golden
 from edgecompress.verifying.machines import RefusedError, emulated, native, outputs_on
-from edgecompress.verifying.processors import Isa, Processor, choose, standing_for
+from edgecompress.verifying.processors import Isa, Processor, choose, imitable
+from edgecompress.verifying.spread import Spread, largest_spread
 from edgecompress.verifying.steps import Quantization, read_quantization
 from edgecompress.verifying.verify import Status, Verification, compare, judge
 
 Say = Callable[[str], None]
 
+HERE = "this host"
 MADE_UP = 64
 _EXIT = {
     "pass": EXIT_PASS,
@@ -60,8 +63,8 @@ class Request:
 class Scores:
     """Hold the accuracy here and there; `drop` is paired, `low` and `high` one-sided 95 %."""
 
-    here: Metric
-    there: Metric
+    here: Evaluation
+    there: Evaluation
     drop: float
     low: float
     high: float
@@ -93,6 +96,15 @@ class _Subject:
     samples: Samples | None
 
 
+def spread_of(rows: Sequence[Row]) -> Spread | None:
+    """Return how far one model's scores lie apart on this host and all that was imitated."""
+    scored = {row.verification.processor: row.scores for row in rows if row.scores}
+    if not scored:
+        return None
+    here = next(iter(scored.values())).here.scores
+    return largest_spread({HERE: here, **{name: s.there.scores for name, s in scored.items()}})
+
+
 def asked_processors(
     isas: Sequence[str], profiles: Sequence[str], cpus: Sequence[str]
 ) -> tuple[Processor, ...]:
@@ -102,13 +114,13 @@ def asked_processors(
     found = list(choose(isas, cpus)) if isas or cpus else []
     for name in profiles:
         device = load_profile(name).device
-        processor = standing_for(device.core, device.isa)
-        if processor is None:
+        fleet = fleet_of(device)
+        if not (processors := imitable(device, fleet)):
             raise UsageError(
-                f"--profile {name}: its device.isa names no Arm core (given "
-                f"{', '.join(device.isa) or 'none'}); give --isa arm64 or --isa x86-avx2"
+                f"--profile {name}: nothing of its fleet can be imitated (given "
+                f"{', '.join(fleet) or 'none'}); give --isa arm64 or --isa x86-avx2"
             )
-        found.append(processor)
+        found.extend(processors)
     return tuple(dict.fromkeys(found))
 
 
@@ -222,4 +234,4 @@ def _scores(subject: _Subject, outputs: Arrays) -> Scores | None:
         evaluate(samples.metric, found[name], labels, "test")
         for found in (subject.reference, outputs)
     )
-    return Scores(here.metric, there.metric, *paired_drop(here.scores, there.scores))
+    return Scores(here, there, *paired_drop(here.scores, there.scores))
