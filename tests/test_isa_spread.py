@@ -7,11 +7,15 @@ from dataclasses import replace
 from pathlib import Path
 
 import blobs
+import numpy as np
 import pytest
+import tiny_models
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecompress.cli import spreading
+from edgecompress.cli.data import Samples
 from edgecompress.errors import ChildFailedError
 from edgecompress.pipeline import spread as pipeline_spread
 from edgecompress.pipeline.candidates import export_network
@@ -21,6 +25,7 @@ from edgecompress.pipeline.spread import with_isa_spread
 from edgecompress.profiles import Device, Profile, load_profile
 from edgecompress.recipe import AcceptSettings, Recipe
 from edgecompress.records import BudgetCheck, Candidate, Verdict
+from edgecompress.runtime import admit
 from edgecompress.verifying import fleet as fleets
 from edgecompress.verifying.budget import judge_spread
 from edgecompress.verifying.emulators import Kits
@@ -187,3 +192,29 @@ def test_without_the_emulators_the_check_names_the_command(
     verdict, reads, _ = checked(tmp_path / "out", accept)
     assert (verdict.status, reads) == ("inconclusive", 0)
     assert "run 'edgecompress verify --set-up --isa arm64" in verdict.checks[0].reason
+
+
+# --- in a check
+
+
+def spread_of_file(folder: Path, samples: Samples | None, limit: float | None = 0.1) -> Verdict:
+    """Return what a check says of a tiny model's spread, on android-cpu's fleet."""
+    facts = admit(tiny_models.save_mlp(folder / "model.onnx"))
+    accept = AcceptSettings(max_drop=0.1, max_isa_spread=limit, isa_samples=40)
+    profile = load_profile("android-cpu")
+    return spreading.with_isa_spread(Verdict("pass", (), ""), facts, profile, accept, samples)
+
+
+@pytest.mark.usefixtures("imitated")
+def test_a_check_judges_the_spread_that_its_recipe_limits(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    verdict = spread_of_file(tmp_path, Samples("here", {"x": x}, np.zeros(60, np.int64)), 0.5)
+    (check,) = verdict.checks
+    assert (check.budget, check.status, check.value) == ("isa_spread", "pass", 0.0)
+    assert "paired on 40 samples" in check.reason
+
+
+def test_a_check_without_labels_or_limit_says_so_or_nothing(tmp_path: Path) -> None:
+    (check,) = spread_of_file(tmp_path, None).checks
+    assert (check.status, check.reason) == ("inconclusive", "not scored; give data with labels")
+    assert spread_of_file(tmp_path, None, limit=None).checks == ()

@@ -14,6 +14,7 @@ from edgecompress.bounds import conclude
 from edgecompress.cli.baselines import Baseline
 from edgecompress.cli.data import Samples, check_samples, score
 from edgecompress.cli.models import OpenModel
+from edgecompress.cli.spreading import with_isa_spread
 from edgecompress.errors import EdgecompressError
 from edgecompress.measuring.features import Features, read_features
 from edgecompress.measuring.latency import measure
@@ -172,6 +173,7 @@ def _report(
         device=found if terms.target != HOST else None,
     )
     verdict = judge(profile, evidence, terms.accept, terms.settings.processes)
+    verdict = with_isa_spread(verdict, model.facts, profile, terms.accept, terms.samples)
     return Report(
         verdict=_with_baseline(verdict, model, profile, terms, measured, scored),
         profile=profile.name,

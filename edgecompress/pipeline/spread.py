@@ -11,14 +11,13 @@ from edgecompress.records import Candidate, Evaluation, Verdict
 from edgecompress.runtime import admit
 from edgecompress.store import StageCode
 from edgecompress.tasks.metrics import evaluate
-from edgecompress.verifying.budget import judge_spread
+from edgecompress.verifying.budget import PATIENCE_S, judge_spread
 from edgecompress.verifying.emulators import Kits, default_cache
 from edgecompress.verifying.fleet import Member, answers, members
 from edgecompress.verifying.golden import evenly
 
 # By the name of the stage that reads the test split, so that these reads are counted with it.
 ELSEWHERE = StageCode(TEST.name, ("tasks", "verifying", "runtime.py"), ("onnx", "onnxruntime"))
-PATIENCE_S = 3600.0
 
 
 def with_isa_spread(run: Run, profile: Profile, chosen: Candidate, verdict: Verdict) -> Verdict:

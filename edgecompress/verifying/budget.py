@@ -12,6 +12,7 @@ from edgecompress.verifying.machines import RefusedError
 from edgecompress.verifying.spread import largest_spread
 
 NAME = "isa_spread"
+PATIENCE_S = 3600.0  # for all samples on one processor; an imitated one takes up to 0.1 s each
 
 ScoresOn = Callable[[Member], Sequence[float]]
 
