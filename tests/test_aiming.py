@@ -82,6 +82,9 @@ def test_a_share_of_the_latency(tmp_path: Path) -> None:
         f"{len(search.trials)} exported trial{'s' if len(search.trials) != 1 else ''}"
     )
     assert pruned.training is not None  # distilled again
+    assert search.score is not None
+    assert search.score.split == "validation"
+    assert all(trial.score and 0 <= trial.score.value <= 1 for trial in search.trials)
 
 
 @pytest.mark.parametrize("figure", ["macs", "size_bytes"])

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import cached_property
 from pathlib import Path
 
@@ -20,6 +20,7 @@ from edgecompress.measuring.predict import predict
 from edgecompress.measuring.readings import GUARD
 from edgecompress.measuring.targets.machine import fingerprint, machine_of
 from edgecompress.measuring.targets.target import HOST
+from edgecompress.pipeline.glimpses import first_sight, glimpse
 from edgecompress.pipeline.networks import Network
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
@@ -28,7 +29,14 @@ from edgecompress.pruning.importance import LossBatch
 from edgecompress.pruning.prune import Pruned, prune_to
 from edgecompress.pruning.widths import Survey, survey
 from edgecompress.recipe import MeasureSettings, PruneSettings
-from edgecompress.records import Measurement, OnnxModel, PruningSearch, Quantiles
+from edgecompress.records import (
+    Measurement,
+    Metric,
+    OnnxModel,
+    PruningSearch,
+    PruningTrial,
+    Quantiles,
+)
 from edgecompress.search.latency_target import Course, Landing, Step, land
 from edgecompress.search.layer_costs import bytes_of, even_grid, grid, macs_of, time_by
 from edgecompress.store import StageCode, artifact, digest_of
@@ -101,6 +109,7 @@ class Trials:
     goal: Goal
     folder: Path
     made: list[tuple[Step, Pruned]] = field(default_factory=list)
+    scores: list[Metric | None] = field(default_factory=list)
 
     @cached_property
     def whole(self) -> OnnxModel:
@@ -132,6 +141,7 @@ class Trials:
             self.student.module, inputs, step.widths, self.settings, self.losses, seed
         )
         self.made.append((step, pruned))
+        self.scores.append(glimpse(run, pruned.module))
         if self.goal.figure == "macs":
             return pruned.macs_after / (pruned.macs_before if self.goal.share else 1)
         path = self.folder / f"trial-{len(self.made)}.onnx"
@@ -139,6 +149,11 @@ class Trials:
         if not self.goal.timed:
             return model.size_bytes / (self.whole.size_bytes if self.goal.share else 1)
         return self._beside_the_whole(model, self._measuring.screening_processes)
+
+    def scored(self, landing: Landing) -> tuple[PruningTrial, ...]:
+        """Return the trials of a landing with their scores, in turn."""
+        pairs = zip(landing.trials, self.scores, strict=True)
+        return tuple(replace(trial, score=score) for trial, score in pairs)
 
     def confirm(self, step: Step) -> float:
         """Return what the last step costs, by as many processes as a judge's first look."""
@@ -210,7 +225,8 @@ def aimed(
     start = trials.start()
     confirm = trials.confirm if goal.timed else None  # counts are exact
     landing = land(_course(run, found, goal), goal.limit, start, trials, confirm)
-    searched = _searched(goal, start, landing)
+    landing = replace(landing, trials=trials.scored(landing))
+    searched = _searched(goal, start, landing, first_sight(run, student.module))
     step = landing.step if searched.gained else None
     return (trials.pruned(step) if step else None), searched
 
@@ -226,7 +242,7 @@ def _course(run: Run, found: Survey, goal: Goal) -> Course:
     return Course(found, {g.path: even_grid(g.width, g.unit) for g in found.groups}, count)
 
 
-def _searched(goal: Goal, start: float, landing: Landing) -> PruningSearch:
+def _searched(goal: Goal, start: float, landing: Landing, score: Metric) -> PruningSearch:
     noise = GUARD if goal.timed else 0.0
     gained = landing.step is not None and landing.value < start * (1 - noise)
     asked = f"asked for {goal.limit:.4g} {'of the unpruned ' if goal.share else ''}{goal.figure}"
@@ -242,5 +258,5 @@ def _searched(goal: Goal, start: float, landing: Landing) -> PruningSearch:
     reason = f"pruning: {asked}, {words}"
     return PruningSearch(
         goal.figure, goal.limit, start, landing.value, landing.reached, gained, landing.trials,
-        reason,
+        reason, score,
     )  # fmt: skip

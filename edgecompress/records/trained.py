@@ -131,12 +131,13 @@ class PruningTrial:
 
     Where a share s of the importance of a group of channels is left, what is left carries 1 / s of
     what it did: `load` is the mean over the groups. The estimate covers layers alone; only its
-    course counts.
+    course counts. `score` is that of a copy, on a part of validation after a short lesson.
     """
 
     load: float
     estimated: float
     found: float
+    score: Metric | None = None
 
 
 @dataclass(frozen=True)
@@ -144,7 +145,8 @@ class PruningSearch:
     """Hold how widths were found for a target.
 
     `figure` says what `target`, `start` (of the whole network), `found` and the trials count.
-    `gained` is false where nothing tried beat the whole network by more than the noise.
+    `gained` is false where nothing tried beat the whole network by more than the noise. `score` is
+    the whole network's, without a lesson, on the samples that the trials are scored on.
     """
 
     figure: str
@@ -155,6 +157,7 @@ class PruningSearch:
     gained: bool
     trials: tuple[PruningTrial, ...]
     reason: str
+    score: Metric | None = None
 
 
 @dataclass(frozen=True)

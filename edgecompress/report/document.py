@@ -20,6 +20,8 @@ from edgecompress.records import (
     Metric,
     Prediction,
     PruningOutcome,
+    PruningSearch,
+    PruningTrial,
     Quantiles,
     Report,
     Status,
@@ -279,5 +281,12 @@ def _pruning(pruning: PruningOutcome, folder: Path) -> Json:
         "parameters_after": pruning.parameters_after,
         "plan": _artifact(pruning.plan, folder),
         "weights": _artifact(pruning.weights, folder),
-        "search": asdict(pruning.search) if pruning.search else None,
+        "search": _search(pruning.search) if pruning.search else None,
     }
+
+
+def _search(search: PruningSearch) -> Json:
+    def scored(of: PruningSearch | PruningTrial) -> Json:
+        return {**asdict(of), "score": _metric(of.score) if of.score else None}
+
+    return {**scored(search), "trials": [scored(trial) for trial in search.trials]}

@@ -9,7 +9,8 @@ from edgecompress import __version__
 from edgecompress.records import Candidate, Report
 from edgecompress.report import arms, bars, tables, words
 from edgecompress.report.figures import final_metric
-from edgecompress.report.plots import draw_latency, draw_tradeoff, draw_training
+from edgecompress.report.plots import draw_latency, draw_search, draw_tradeoff, draw_training
+from edgecompress.report.searches import search_table, searches
 
 
 def render_html(report: Report) -> str:
@@ -26,6 +27,10 @@ def render_html(report: Report) -> str:
         tradeoff=_drawn(draw_tradeoff(report)),
         latency=_drawn(draw_latency(report)),
         curves=[(t, _drawn(draw_training(t))) for t in report.trainings],
+        ways=[
+            (way, search_table(report, way), _drawn(draw_search(report, way)))
+            for way in searches(report)
+        ],
         training_lines=list(arms.training_lines(report)),
         arms=arms,
         limits=[*words.limits(report), words.split_reads(report)],

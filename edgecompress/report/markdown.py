@@ -6,7 +6,7 @@ import re
 from collections.abc import Iterator
 
 from edgecompress.records import Report
-from edgecompress.report import arms, tables, words
+from edgecompress.report import arms, searches, tables, words
 from edgecompress.report.tables import Table
 
 
@@ -29,6 +29,9 @@ def _sections(report: Report) -> Iterator[tuple[str, str]]:
         yield "How to read them", _bullets(*arms.reading_lines(training))
         yield f"Seeds of {escape(training.stage)}", render_table(arms.seed_table(training))
     yield "Pruning: asked and got", render_table(tables.pruning_table(report))
+    for search in searches.searches(report):
+        table = render_table(searches.search_table(report, search))
+        yield "The way to the target", f"{escape(search.reason)}\n\n{table}"
     yield "Parity", render_table(tables.parity_table(report))
     yield "What this does not say", _bullets(*words.limits(report), words.split_reads(report))
     yield "Notes", _bullets(*report.notes)

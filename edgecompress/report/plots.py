@@ -30,12 +30,14 @@ from numpy.typing import NDArray
 from edgecompress.records import (
     Candidate,
     Metric,
+    PruningSearch,
     Report,
     SplitName,
     StudentOffer,
     TrainedNetwork,
 )
 from edgecompress.report.figures import net_ms, process_medians
+from edgecompress.report.searches import LESSON, cost_name, stops
 from edgecompress.report.tables import Entry, entries
 from edgecompress.report.words import is_share, shorten
 
@@ -155,6 +157,37 @@ def draw_training(training: TrainedNetwork) -> str | None:
 
     metrics = [(arm.evaluation.metric.name, p.validation) for arm in arms for p in arm.curve]
     return _svg(f"training-{training.stage}", paint, percent=all(is_share(*m) for m in metrics))
+
+
+def draw_search(report: Report, search: PruningSearch) -> str | None:
+    """Draw score against cost of the networks that a search for a target tried.
+
+    The line joins the unpruned network and those that had one short lesson; the last point is what
+    was taught again. Returns None where no scores are known.
+    """
+    found = [stop for stop in stops(report, search) if stop.score is not None]
+    shown = [(stop.cost, stop.score.value) for stop in found if stop.score is not None]
+    if len(found) < 2 or not _are_drawable(value for pair in shown for value in pair):
+        return None
+    metric = found[0].score
+    assert metric is not None
+
+    def paint(axes: Axes) -> None:
+        way = [point for stop, point in zip(found, shown, strict=True) if not stop.taught]
+        colour = _COLOURS["candidate"]
+        axes.plot(*zip(*way, strict=True), "o-", color=colour, lw=1.5, label=LESSON)
+        for stop, point in zip(found, shown, strict=True):
+            if stop.taught:
+                axes.plot(*point, "o", color=_COLOURS["chosen"], markersize=9, label=stop.name)
+            elif stop.name == "unpruned":
+                axes.plot(*point, "D", color=_COLOURS["teacher"], markersize=8, label=stop.name)
+        axes.axvline(search.target, color=_COLOURS["ink"], lw=1, ls="--", label="target")
+        axes.set_xlabel(cost_name(search))
+        axes.set_ylabel(f"{_short(metric.name)} on validation")
+        axes.margins(0.1)
+        axes.legend(loc="best")
+
+    return _svg("search", paint, percent=is_share(metric.name, metric.value))
 
 
 def draw_students(offers: Sequence[StudentOffer]) -> str | None:

@@ -9,6 +9,7 @@ from edgecompress.records import Candidate, Report
 from edgecompress.report import words
 from edgecompress.report.arms import short_line
 from edgecompress.report.figures import final_metric
+from edgecompress.report.searches import search_table, searches
 from edgecompress.report.tables import budget_table, latency, speedups
 
 WIDTH = 100
@@ -19,7 +20,7 @@ def render_text(report: Report, *, files: bool = True) -> str:
 
     `files` says whether the report was written, so that its place is worth a line.
     """
-    parts = [_verdict(report), _budgets(report), _models(report), _remarks(report)]
+    parts = [_verdict(report), _budgets(report), _models(report), _ways(report), _remarks(report)]
     if files:
         parts.append(_files(report))
     return "\n\n".join(part for part in parts if part) + "\n"
@@ -82,11 +83,18 @@ def _ratios(best: Candidate, teacher: Candidate, there: bool) -> tuple[str, ...]
     )
 
 
+def _ways(report: Report) -> str:
+    """Return what the networks cost and scored that pruning tried on the way to its target."""
+    tables = (search_table(report, search) for search in searches(report))
+    return "\n\n".join(align([table.header, *table.rows], right=(1, 2)) for table in tables)
+
+
 def _remarks(report: Report) -> str:
     found = [f"{c.budget}: {c.reason}" for c in report.verdict.checks if c.status != "pass"]
     if report.chosen is None:
         found += [f"{c.label}: {c.dropped}" for c in report.candidates if c.dropped]
     found += [line for t in report.trainings[-1:] if (line := short_line(t))]
+    found += [search.reason for search in searches(report)]
     found += words.device_lines(report)
     return "\n".join(wrap(f"- {words.clean(line)}", "  ") for line in found)
 
