@@ -25,6 +25,7 @@ import onnxruntime
 with contextlib.suppress(ImportError):  # Windows has no limits to set
     import resource
 
+OLDEST_OPSET = 7
 NAMED = 200  # characters of a foreign text that go into a message
 
 
@@ -125,7 +126,7 @@ def inspect(path: Path, memory_bytes: int) -> dict[str, Any]:
         "inputs": [describe(v, memory_bytes) for v in graph.input if v.name not in weights],
         "outputs": [describe(v, memory_bytes) for v in graph.output],
         "opset": next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0),
-        "parameters": sum(prod(t.dims) for t in graph.initializer),
+        "parameters": weights_in(graph),
         "external_bytes": sum(file.stat().st_size for file in beside),
         "operators": Counter(m.op_type for m in messages(model) if isinstance(m, onnx.NodeProto)),
     }
@@ -135,8 +136,34 @@ def inspect(path: Path, memory_bytes: int) -> dict[str, Any]:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = options.inter_op_num_threads = 1
     options.log_severity_level = 4
-    onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    try:
+        onnxruntime.InferenceSession(str(path), options, providers=["CPUExecutionProvider"])
+    except Exception as error:
+        if 0 < facts["opset"] < OLDEST_OPSET:
+            raise RefusedError(
+                f"its opset {facts['opset']} is older than {OLDEST_OPSET}, the oldest that ONNX "
+                "Runtime reads; convert it with onnx.version_converter"
+            ) from error
+        raise
     return facts
+
+
+def weights_in(graph: Any) -> int:
+    """Return how many numbers a graph holds: in initializers and Constant nodes, at any depth, and
+    in ConstantOfShape nodes whose size is known.
+    """
+    graphs = [m for m in messages(graph) if isinstance(m, onnx.GraphProto)]
+    held = {t.name: t for g in graphs for t in g.initializer}
+    nodes = [n for g in graphs for n in g.node]
+    for node in nodes:
+        if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
+            held[node.output[0]] = node.attribute[0].t
+    count = sum(prod(tensor.dims) for tensor in held.values())
+    for node in nodes:
+        shape = held.get(node.input[0]) if node.op_type == "ConstantOfShape" else None
+        if shape is not None and not shape.external_data:
+            count += prod(onnx.numpy_helper.to_array(shape).tolist())
+    return count
 
 
 def main(model: str, memory: str, seconds: str) -> None:

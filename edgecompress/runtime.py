@@ -7,6 +7,7 @@ their own). A file that we did not write comes in through `admit`, which opens i
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 import zipfile
@@ -39,6 +40,7 @@ _UNREADABLE = (
 )
 
 
+_PLACE_IN_SOURCE = re.compile(r"/onnxruntime_src/\S+:\d+ .+?\) (?:const )?(?=[A-Z])")
 _FLOATS = ("tensor(float)", "tensor(float16)", "tensor(double)")
 
 
@@ -89,7 +91,7 @@ def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.execution_mode = onnxruntime.ExecutionMode.ORT_SEQUENTIAL
-    options.log_severity_level = 3
+    options.log_severity_level = 4  # what is wrong comes as an exception
     options.add_session_config_entry("session.intra_op.allow_spinning", "0")
     options.add_session_config_entry("session.inter_op.allow_spinning", "0")
     try:
@@ -99,12 +101,13 @@ def session(path: Path, threads: int = 1) -> onnxruntime.InferenceSession:
 
 
 def main_output(opened: onnxruntime.InferenceSession) -> Any:
-    """Return what is known of the output that holds the answer: the first of floats.
+    """Return what is known of the output that holds the answer: the first of floats, or of tensors.
 
     Classifiers converted from other libraries give the label first and then the scores.
     """
     outputs = opened.get_outputs()
-    return next((o for o in outputs if o.type in _FLOATS), outputs[0])
+    tensors = [o for o in outputs if o.type.startswith("tensor(")]
+    return next((o for o in tensors if o.type in _FLOATS), (tensors or outputs)[0])
 
 
 def run(model: OnnxModel, inputs: Arrays, batch: int = 256, threads: int = 1) -> NDArray[Any]:
@@ -117,7 +120,7 @@ def run(model: OnnxModel, inputs: Arrays, batch: int = 256, threads: int = 1) ->
     samples = len(next(iter(inputs.values())))
     declared = opened.get_inputs()[0].shape[:1]
     fixed = declared[0] if declared and isinstance(declared[0], int) else 0
-    output = [main_output(opened).name]
+    output = [_tensor_output(model.path, opened)]
     parts = []
     for start in range(0, samples, fixed or batch):
         rows = np.arange(start, start + (fixed or min(batch, samples - start)))
@@ -127,7 +130,26 @@ def run(model: OnnxModel, inputs: Arrays, batch: int = 256, threads: int = 1) ->
             parts.append(np.asarray(opened.run(output, feed)[0]))
         except Exception as error:
             raise ModelError(f"{model.path}: cannot run: {_one_line(error)}") from error
+        if parts[-1].ndim == 0:
+            raise ModelError(
+                f"{model.path}: output {output[0]!r} is one number for a whole batch, expected an "
+                "answer for each sample"
+            )
     return np.concatenate(parts)[:samples]
+
+
+def _tensor_output(path: Path, opened: onnxruntime.InferenceSession) -> str:
+    output = main_output(opened)
+    if not output.type.startswith("tensor("):
+        raise ModelError(
+            f"{path}: output {output.name!r} is a {output.type}, expected a tensor of answers"
+        )
+    return str(output.name)
+
+
+def takes_any_batch(facts: ModelFacts) -> bool:
+    """Return whether the first axis of every input is free."""
+    return all(tensor.shape and tensor.shape[0] is None for tensor in facts.inputs)
 
 
 def describe_inputs(facts: ModelFacts) -> str:
@@ -262,7 +284,11 @@ def _made_up(
 
 
 def _one_line(error: object) -> str:
-    """Return a library's message as one printable line of bounded length."""
+    """Return a library's message as one printable line of bounded length.
+
+    The places in its own source, with their long signatures, go.
+    """
     text = " ".join(str(error).split())
+    text = _PLACE_IN_SOURCE.sub("", text)
     text = "".join(c if c.isprintable() else "?" for c in text)
     return text if len(text) <= 300 else text[:297] + "..."

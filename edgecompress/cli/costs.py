@@ -18,7 +18,7 @@ from edgecompress.recipe import MeasureSettings, QuantizeSettings
 from edgecompress.records import Candidate, Measurement, OnnxModel
 from edgecompress.report import words
 from edgecompress.report.figures import load_memory_bytes, samples_per_s
-from edgecompress.runtime import Arrays, run
+from edgecompress.runtime import Arrays, run, takes_any_batch
 
 Say = Callable[[str], None]
 
@@ -51,10 +51,11 @@ def quantized(
     made = quantize(source.facts.model, samples, out, settings)
     probe = {name: array[:PARITY_SAMPLES] for name, array in samples.items()}
     reference = run(source.facts.model, probe)
+    tolerance = replace(INT8, any_batch=takes_any_batch(source.facts))
     candidates = [_given(source.label, source.facts.model)]
     for int8 in made:
         if int8.model is not None:
-            parity = check_parity(reference, int8.model, probe, source.label, INT8)
+            parity = check_parity(reference, int8.model, probe, source.label, tolerance)
             dropped = None if parity.passed else parity.reason
             candidates.append(
                 Candidate(int8.scheme, int8.model, int8.scheme, parity, (), None, None, dropped)

@@ -44,6 +44,8 @@ def _check_variety(name: str, array: NDArray[np.generic]) -> None:
     A channel is a position of axis 1, and varies if any of its values differs between samples.
     Integers (categories, tokens) only have to differ somewhere.
     """
+    if not array.size:
+        raise DataError(f"quantize: calibration input {name!r} has shape {array.shape}: no values")
     if array.dtype.kind == "f" and not np.isfinite(array).all():
         raise DataError(f"quantize: calibration input {name!r} holds values that are not finite")
     differs = (array != array[:1]).any(axis=0)
@@ -61,15 +63,20 @@ def _check_variety(name: str, array: NDArray[np.generic]) -> None:
 
 
 class Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is untyped
-    """Hand calibration data to the quantizer, one batch a range, in its calling convention."""
+    """Hand calibration data to the quantizer, one batch a range, in its calling convention.
 
-    def __init__(self, inputs: Arrays) -> None:
+    A `model` that fixes its batch is fed that many samples at a time.
+    """
+
+    def __init__(self, inputs: Arrays, model: ModelProto | None = None) -> None:
         self._inputs = inputs
         self._samples = len(next(iter(inputs.values())))
+        self._fixed = _fixed_batch(model) if model is not None else 0
+        self._batch = self._fixed or _BATCH
         self.set_range(0, len(self))
 
     def __len__(self) -> int:
-        return -(-self._samples // _BATCH)
+        return -(-self._samples // self._batch)
 
     def set_range(self, start_index: int, end_index: int) -> None:
         """Point at the batches from `start_index` up to before `end_index`."""
@@ -80,5 +87,14 @@ class Reader(CalibrationDataReader):  # type: ignore[misc]  # the library is unt
         batch = next(self._batches, None)
         if batch is None:
             return None
-        rows = slice(batch * _BATCH, (batch + 1) * _BATCH)
+        rows = np.arange(batch * self._batch, (batch + 1) * self._batch)
+        last = self._samples - 1  # repeated where the model fixes its batch
+        rows = np.minimum(rows, last) if self._fixed else rows[rows <= last]
         return {name: array[rows] for name, array in self._inputs.items()}
+
+
+def _fixed_batch(model: ModelProto) -> int:
+    """Return how many samples the model takes at a time, 0 where it takes any number."""
+    constants = {tensor.name for tensor in model.graph.initializer}
+    shapes = [v.type.tensor_type.shape for v in model.graph.input if v.name not in constants]
+    return max((shape.dim[0].dim_value for shape in shapes if shape.dim), default=0)
