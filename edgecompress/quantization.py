@@ -2,11 +2,25 @@
 
 from __future__ import annotations
 
-from typing import Literal
+from typing import Literal, get_args
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
-from edgecompress.settings import Count, Positive, Settings
+from edgecompress.settings import Count, NotNegative, Positive, Settings
+
+Calibration = Literal["minmax", "entropy", "percentile", "mse"]
+Repair = Literal["equalization", "smoothing", "rounding", "bias"]
+Scheme = Literal[
+    "static",
+    "static-float-ends",
+    "static-u8u8",
+    "static-s8s8",
+    "static-per-tensor",
+    "dynamic",
+    "fp16",
+    "int8-weights",
+    "int4-weights",
+]
 
 
 class AwareSettings(Settings):
@@ -17,24 +31,46 @@ class AwareSettings(Settings):
 
 
 class QuantizeSettings(Settings):
-    """Say which int8 candidates stand beside the float model."""
+    """Say which smaller candidates stand beside the float model."""
 
-    schemes: tuple[Literal["static", "dynamic"], ...] = Field(
-        default=("static", "dynamic"), min_length=1, description="Kinds of int8 models to make."
+    schemes: Literal["auto"] | tuple[Scheme, ...] = Field(
+        default="auto",
+        description="Kinds of smaller models to make; auto: those that the device computes fast "
+        "and the model can gain by.",
     )
     per_channel: bool = Field(default=True, description="One scale for each output channel.")
     reduce_range: Literal["auto", True, False] = Field(
         default="auto",
         description="Use 7 bits for weights; auto: where 8 bits saturate (x86 without VNNI).",
     )
-    calibration: Literal["minmax", "entropy", "percentile"] = Field(
+    calibration: Calibration = Field(
         default="minmax", description="How the ranges of activations are found."
     )
     calibration_samples: Count = Field(
         default=512, description="Training samples that calibration sees."
+    )
+    max_drop: NotNegative = Field(
+        default=0.005,
+        description="Largest loss against the float model on validation, in the metric's own unit; "
+        "where all plain int8 loses more, accuracy control makes one more candidate.",
+    )
+    repairs: tuple[Repair, ...] = Field(
+        default=get_args(Repair),
+        description="What accuracy control may do to an int8 model at no cost at run time.",
     )
     aware: AwareSettings | None = Field(
         default=None,
         description="Distil the student on while it rounds as its int8 model will; left out, int8 "
         "is made after the training alone.",
     )
+
+    @field_validator("schemes", mode="before")
+    @classmethod
+    def _names_schemes(cls, schemes: object) -> object:
+        """Return "auto" or a list of schemes; refuse all else in one line."""
+        known = get_args(Scheme)
+        if schemes == "auto":
+            return schemes
+        if isinstance(schemes, list | tuple) and schemes and set(schemes) <= set(known):
+            return tuple(schemes)
+        raise ValueError(f'given {schemes!r}, expected "auto" or a list of {", ".join(known)}')

@@ -21,6 +21,7 @@ from edgecompress.records import OnnxModel
 from edgecompress.runtime import run, session
 from edgecompress.store import artifact
 
+BOTH = QuantizeSettings(schemes=("static", "dynamic"))
 STATIC = QuantizeSettings(schemes=("static",))
 DYNAMIC = QuantizeSettings(schemes=("dynamic",))
 
@@ -77,7 +78,7 @@ def operators(made: OnnxModel) -> set[str]:
     return {node.op_type for node in onnx.load(made.path).graph.node}
 
 
-@pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile"])
+@pytest.mark.parametrize("calibration", ["minmax", "entropy", "percentile", "mse"])
 def test_static_keeps_the_classes_in_a_third_of_the_bytes(
     calibration: str, model: OnnxModel, tmp_path: Path, capfd: pytest.CaptureFixture[str]
 ) -> None:
@@ -121,7 +122,8 @@ def test_two_folders_have_one_digest_and_hold_nothing_else(
     )
     assert [m.model.sha256 for m in first if m.model] == [m.model.sha256 for m in second if m.model]
     files = sorted(f.name for f in (tmp_path / "secret_folder").iterdir())
-    assert files == ["int8-dynamic.onnx", "int8-static.onnx"]
+    floats = ["int4-weights.onnx", "int8-dynamic.onnx", "int8-static-float-ends.onnx"]
+    assert files == [*floats, "int8-static.onnx", "int8-weights.onnx"]
     for name in files:
         data = (tmp_path / "secret_folder" / name).read_bytes()
         assert b"secret_folder" not in data
@@ -149,7 +151,7 @@ def test_small_products_stay_float(tmp_path: Path) -> None:
     weights = {"w1": g.normal(size=(64, 32)), "w2": g.normal(size=(32, 10))}
     mlp = save(tmp_path / "m.onnx", nodes, [64], **weights)
     x = {"x": g.normal(size=(100, 64)).astype(np.float32)}
-    for made in quantize(mlp, x, tmp_path / "out"):
+    for made in quantize(mlp, x, tmp_path / "out", BOTH):
         assert made.model is not None
         kinds = {
             tuple(t.dims): t.data_type
@@ -174,7 +176,7 @@ def test_weights_shared_by_several_products(tmp_path: Path) -> None:
         tmp_path / "m.onnx", nodes, [40], w=g.normal(size=(40, 40)) / 6, v=g.normal(size=(40, 10))
     )
     x = {"x": g.normal(size=(200, 40)).astype(np.float32)}
-    for made in quantize(tied, x, tmp_path / "out"):
+    for made in quantize(tied, x, tmp_path / "out", BOTH):
         assert made.model is not None
         parity = check_parity(run(tied, x), made.model, x, "float", INT8)
         assert parity.max_rel_error < 0.1, made.scheme
@@ -202,7 +204,9 @@ def test_nothing_to_gain_is_said(tmp_path: Path) -> None:
         [4],
         w=np.ones((4, 10)),
     )
-    made = quantize(tiny, {"x": np.eye(4, dtype=np.float32).repeat(5, axis=0)}, tmp_path / "out")
+    made = quantize(
+        tiny, {"x": np.eye(4, dtype=np.float32).repeat(5, axis=0)}, tmp_path / "out", BOTH
+    )
     assert [m.model for m in made] == [None, None]
     assert [m.scheme for m in made] == ["int8-static", "int8-dynamic"]
     assert made[0].reason.startswith("static int8 has nothing to gain: no Conv, ")
@@ -299,7 +303,7 @@ def test_black_corners_of_a_feature_vector_are_no_fault(tmp_path: Path) -> None:
     mlp = save(tmp_path / "m.onnx", nodes, [128], w=g.normal(size=(128, 10)))
     x = g.random((64, 128), dtype=np.float32)
     x[:, :12] = 0
-    assert all(made.model for made in quantize(mlp, {"x": x}, tmp_path))
+    assert all(made.model for made in quantize(mlp, {"x": x}, tmp_path, BOTH))
 
 
 def test_a_missing_input_is_named(model: OnnxModel, tmp_path: Path) -> None:

@@ -67,9 +67,9 @@ def design_student(
     files = {"fp32": model}
     if recipe.quantize is not None:
         asked = for_device(recipe.quantize, profile)
-        settings = asked.model_copy(
-            update={"calibration": "minmax", "calibration_samples": CALIBRATION}
-        )
+        schemes = ("static", "dynamic") if asked.schemes == "auto" else asked.schemes
+        cheap = {"calibration": "minmax", "calibration_samples": CALIBRATION, "schemes": schemes}
+        settings = asked.model_copy(update=cheap)
         made = quantize(model, samples, folder, settings)
         files |= {one.scheme: one.model for one in made if one.model is not None}
     return Design(spec, parameter_count(network), files)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 import numpy as np
 from numpy.typing import NDArray
@@ -12,6 +12,7 @@ from edgecompress.measuring.host import SATURATES, describe_host, fleet_of, satu
 from edgecompress.pipeline.candidates import PARITY_SAMPLES, candidate_of
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
+from edgecompress.quantizing.fitting import schemes_for
 from edgecompress.quantizing.schemes import QuantizedModel, quantize
 from edgecompress.recipe import QuantizeSettings
 from edgecompress.records import Candidate, OnnxModel, Parity
@@ -24,10 +25,29 @@ PARITY = StageCode("parity", ("exporting/parity.py", "tasks/inspection.py", "run
 
 
 def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tuple[Candidate, ...]:
-    """Return the int8 candidates made from a float one; none without a `[quantize]` section."""
+    """Return the smaller candidates made from a float one; none without a `[quantize]` section."""
     if run.recipe.quantize is None or candidate.dropped is not None:
         return ()
-    settings = for_device(run.recipe.quantize, profile)
+    name = candidate.label.removesuffix("-fp32")
+    made = _made(run, profile, candidate, run.recipe.quantize)
+    for line in _left_out(name, made):
+        run.store.say(f"quantize: {line}")
+    return tuple(
+        candidate_of(f"{name}-{m.scheme}", m.model, m.scheme, int8_parity(run, candidate, m.model))
+        for m in made
+        if m.model is not None
+    )
+
+
+def _made(
+    run: Run, profile: Profile, candidate: Candidate, settings: QuantizeSettings
+) -> tuple[QuantizedModel, ...]:
+    """Return what the schemes made of a float candidate, and why some made nothing."""
+    settings = for_device(settings, profile)
+    if settings.schemes == "auto":
+        saturates = SATURATES in fleet_of(profile.device)
+        tried = schemes_for(candidate.model.path, profile.runtime.fast_formats, saturates)
+        settings = settings.model_copy(update={"schemes": tried})
     rows = calibration_rows(run, settings.calibration_samples)
     key = {
         "model": candidate.model.sha256,
@@ -35,7 +55,7 @@ def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tupl
         "task": run.fingerprint,
         "seed": run.recipe.seed,
     }
-    made = run.store.once(
+    return run.store.once(
         QUANTIZE,
         tuple[QuantizedModel, ...],
         key,
@@ -44,14 +64,11 @@ def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tupl
         ),
         title=f"quantize {candidate.label}",
     )
-    name = candidate.label.removesuffix("-fp32")
-    for skipped in (m for m in made if m.model is None):
-        run.store.say(f"quantize: {name}-{skipped.scheme} left out: {skipped.reason}")
-    return tuple(
-        candidate_of(f"{name}-{m.scheme}", m.model, m.scheme, _int8_parity(run, candidate, m.model))
-        for m in made
-        if m.model is not None
-    )
+
+
+def _left_out(name: str, made: Sequence[QuantizedModel]) -> list[str]:
+    """Say which schemes made nothing of a network, and why."""
+    return [f"{name}-{m.scheme} left out: {m.reason}" for m in made if m.model is None]
 
 
 def int8_notes(run: Run, profile: Profile) -> tuple[str, ...]:
@@ -78,7 +95,8 @@ def for_device(settings: QuantizeSettings, profile: Profile) -> QuantizeSettings
     return settings.model_copy(update={"reduce_range": seven})
 
 
-def _int8_parity(run: Run, candidate: Candidate, model: OnnxModel) -> Parity:
+def int8_parity(run: Run, candidate: Candidate, model: OnnxModel) -> Parity:
+    """Return how far an int8 model lies from the float one that it was made from."""
     probe = run.task.validation.take(slice(0, PARITY_SAMPLES)).inputs
     return _compared(run, candidate, model, probe, INT8)
 

@@ -7,19 +7,23 @@ import io
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Collection, Iterator, Mapping
 from pathlib import Path
 
+import numpy as np
 import onnx
-from onnx import ModelProto, NodeProto
+from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper, version_converter
 from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgecompress.errors import ModelError
 from edgecompress.graphs import graphs, tidy
+from edgecompress.quantizing.rewriting import pool_instead_of_mean_, product_instead_of_sum_
 
 PRODUCTS = {"MatMul", "Gemm"}
 # Below this many weights the conversions around a product cost more time and bytes than it saves.
 SMALLEST_PRODUCT = 1024
+_MODERN = 13
+_MOST_HELD = 2**24  # elements of a ConstantOfShape that are written out
 
 
 class NothingToDoError(Exception):
@@ -30,7 +34,8 @@ def refuse_quantized(model: ModelProto, path: Path) -> None:
     """Raise ModelError for a model that is quantized already."""
 
     def is_int8(node: NodeProto) -> bool:
-        return node.op_type.endswith(("QuantizeLinear", "Integer")) or "QLinear" in node.op_type
+        ending = ("QuantizeLinear", "DequantizeLinear", "Integer", "NBits")
+        return node.op_type.endswith(ending) or "QLinear" in node.op_type
 
     if found := next((node for node in model.graph.node if is_int8(node)), None):
         raise ModelError(
@@ -40,18 +45,31 @@ def refuse_quantized(model: ModelProto, path: Path) -> None:
 
 def prepare(path: Path, scratch: Path) -> Path:
     """Return a copy with constants folded, batch norms fused, stale shapes gone and nodes named."""
-    optimised, prepared = scratch / "optimised.onnx", scratch / "prepared.onnx"
+    held, optimised = scratch / "held.onnx", scratch / "optimised.onnx"
+    prepared = scratch / "prepared.onnx"
+    source = onnx.load(path)
+    _hold_constants_(source.graph)
     try:
+        held.write_bytes(_modern(tidy(source)).SerializeToString())
         with quiet():
-            quant_pre_process(path, optimised, skip_symbolic_shape=True)
+            quant_pre_process(held, optimised, skip_symbolic_shape=True)
     except (OSError, MemoryError):  # the machine's fault, and another time it may work
         raise
     except Exception as error:  # the quantizer raises bare exceptions of many kinds
         raise ModelError(f"{path}: cannot be prepared for int8: {one_line(error)}") from error
-    model = tidy(onnx.load(optimised))
+    model = onnx.load(optimised)
+    pool_instead_of_mean_(model)
+    product_instead_of_sum_(model)
+    model = tidy(model)
     _unshare_products_(model)
     prepared.write_bytes(model.SerializeToString())
     return prepared
+
+
+def _modern(model: ModelProto) -> ModelProto:
+    """Return the model in an opset whose 8-bit operators take a scale for each channel."""
+    stated = next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), _MODERN)
+    return model if stated >= _MODERN else version_converter.convert_version(model, _MODERN)
 
 
 def _unshare_products_(model: ModelProto) -> None:
@@ -65,17 +83,54 @@ def _unshare_products_(model: ModelProto) -> None:
             node.input[1] = own.name = f"{own.name}@{node.name}"
 
 
-def require_weights(model: ModelProto, operators: set[str], scheme: str) -> None:
+def _hold_constants_(graph: GraphProto) -> None:
+    """Make initializers of Constant nodes, and of ConstantOfShape nodes whose shape is known."""
+    known = {tensor.name: tensor for tensor in graph.initializer}
+    kept = []
+    for node in graph.node:
+        tensor = _constant_of(node, known)
+        if tensor is None:
+            kept.append(node)
+        else:
+            known[tensor.name] = graph.initializer.add()
+            known[tensor.name].CopyFrom(tensor)
+    del graph.node[:]
+    graph.node.extend(kept)
+
+
+def _constant_of(node: NodeProto, known: Mapping[str, TensorProto]) -> TensorProto | None:
+    """Return what a node that reads constants alone holds, named as its output; None otherwise."""
+    value = next((a.t for a in node.attribute if a.name == "value"), None)
+    match node.op_type:
+        case "Constant" if value is not None:
+            tensor = TensorProto()
+            tensor.CopyFrom(value)
+            tensor.name = node.output[0]
+            return tensor
+        case "ConstantOfShape" if node.input[0] in known:
+            shape = numpy_helper.to_array(known[node.input[0]])
+            fill = numpy_helper.to_array(value) if value is not None else np.zeros(1, np.float32)
+            if 0 < math.prod(shape.tolist()) <= _MOST_HELD:
+                return numpy_helper.from_array(
+                    np.full(shape, fill.item(), fill.dtype), node.output[0]
+                )
+    return None
+
+
+def require_weights(
+    model: ModelProto, operators: set[str], scheme: str, keep_float: Collection[str] = ()
+) -> None:
     """Raise NothingToDoError unless one of the operators carries enough weights to gain."""
     counts = weights_by_node(model)
     if not any(
         counts[i] > 0 and (node.op_type not in PRODUCTS or counts[i] >= SMALLEST_PRODUCT)
         for i, node in enumerate(model.graph.node)
-        if node.op_type in operators
+        if node.op_type in operators and node.name not in keep_float
     ):
         raise NothingToDoError(
             f"{scheme} int8 has nothing to gain: no {', '.join(sorted(operators))} "
             f"with weights (matrix products: at least {SMALLEST_PRODUCT})"
+            f"{' beside those that stay float' if keep_float else ''}"
         )
 
 
@@ -94,11 +149,18 @@ def small_products(model: ModelProto) -> list[str]:
 
 
 def weights_by_node(model: ModelProto) -> list[int]:
-    """Return for each node the size of its largest floating-point constant, 0 without one."""
+    """Return for each node the size of its largest floating-point constant, 0 without one.
+
+    Constants count wherever they are held: as initializers, in Constant or ConstantOfShape nodes.
+    """
+    constants = {tensor.name: tensor for tensor in model.graph.initializer}
+    for node in model.graph.node:
+        if (tensor := _constant_of(node, constants)) is not None:
+            constants[tensor.name] = tensor
     sizes = {
-        tensor.name: math.prod(tensor.dims)
-        for tensor in model.graph.initializer
-        if tensor.data_type == onnx.TensorProto.FLOAT
+        name: math.prod(tensor.dims)
+        for name, tensor in constants.items()
+        if tensor.data_type == TensorProto.FLOAT
     }
     return [max((sizes.get(name, 0) for name in n.input), default=0) for n in model.graph.node]
 

@@ -1,0 +1,54 @@
+"""Half precision: weights and arithmetic in 16-bit floats, inputs and outputs in 32 bits."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+
+import onnx
+from onnx import ModelProto, TensorProto
+from onnxruntime.quantization.onnx_model import ONNXModel
+
+from edgecompress.quantizing.prepared import NothingToDoError, one_line, quiet, weights_by_node
+
+_LARGEST = 65504.0
+
+
+def half(prepared: Path) -> ModelProto:
+    """Return the model in float16, between casts at its inputs and outputs.
+
+    Raise NothingToDoError for a model without weights, and where a weight does not fit.
+    """
+    source = onnx.load(prepared)
+    if not any(weights_by_node(source)):
+        raise NothingToDoError("fp16 has nothing to gain: no weights in 32-bit floats")
+    for tensor in source.graph.initializer:
+        if tensor.data_type == TensorProto.FLOAT and _beyond(tensor):
+            raise NothingToDoError(
+                f"fp16 cannot hold the constant {tensor.name}: its largest number is {_LARGEST:g}"
+            )
+    try:
+        with quiet():
+            return _convert(source)
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:
+        raise NothingToDoError(f"ONNX Runtime's converter failed: {one_line(error)}") from error
+
+
+def _beyond(tensor: TensorProto) -> bool:
+    """Return whether a finite number of the constant is too large for half precision."""
+    values = onnx.numpy_helper.to_array(tensor)
+    finite = values[abs(values) < float("inf")]
+    return bool(finite.size) and float(abs(finite).max()) > _LARGEST
+
+
+def _convert(source: ModelProto) -> ModelProto:
+    path = list(sys.path)
+    from onnxruntime.transformers.float16 import convert_float_to_float16
+
+    sys.path[:] = path  # that package adds its own folder
+    converted = ONNXModel(convert_float_to_float16(source, keep_io_types=True))
+    converted.topological_sort()  # its casts stand at the end
+    model: ModelProto = converted.model
+    return model
