@@ -10,15 +10,15 @@ from collections.abc import Iterable
 
 from edgecompress.measuring.explained import Node, Profile
 
-# Operators that ONNX Runtime's CPU provider computes in int8, or drops the pairs around (its
-# qdq_selector_action_transformer.cc, 1.31). Relu and Clip go into the QuantizeLinear behind them.
+# Operators that ONNX Runtime 1.31's CPU provider computes in int8, or drops the pairs around (seen
+# in tests/test_int8_kernels.py, one by one). Relu and Clip go into the QuantizeLinear behind them.
 INT8_OPERATORS = frozenset(
     (
         *("Conv", "FusedConv", "MatMul", "FusedMatMul", "Gemm", "FusedGemm", "Add", "Mul"),
         *("AveragePool", "GlobalAveragePool", "LeakyRelu", "Sigmoid", "Softmax", "Concat"),
         *("Where", "MaxPool", "Resize", "Gather", "GatherElements", "Reshape", "Transpose"),
         *("Squeeze", "Unsqueeze", "Flatten", "Expand", "Tile", "Slice", "Split", "ArgMax"),
-        *("DepthToSpace", "SpaceToDepth", "Relu", "Clip", "Pad", "Identity", "TopK"),
+        *("DepthToSpace", "Relu", "Clip", "Identity", "ReduceMax", "ReduceMin"),
     )
 )
 _COMPUTE = {
