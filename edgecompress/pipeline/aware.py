@@ -6,17 +6,19 @@ from dataclasses import asdict
 from pathlib import Path
 
 import numpy as np
+from torch import nn
 
 from edgecompress.distilling.choice import DISTILLED
 from edgecompress.distilling.rules import settled
 from edgecompress.distilling.scoring import forward
 from edgecompress.exporting.parity import Tolerance, check_parity
-from edgecompress.pipeline.arms import Course
+from edgecompress.pipeline.arms import Adjusting, Course
 from edgecompress.pipeline.candidates import Exported, candidate_of
 from edgecompress.pipeline.networks import TeacherInHand
 from edgecompress.pipeline.quantized import calibration_rows, for_device
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
+from edgecompress.pruning.masks import Masks
 from edgecompress.quantization import AwareSettings
 from edgecompress.quantizing.aware import Beginning, begin, fake_quantized, finish
 from edgecompress.quantizing.fake import FakeQuantized
@@ -60,12 +62,25 @@ def aware_candidate(
     network = fake_quantized(beginning, form, before_softmax=run.recipe.export.softmax)
     lesson = _lesson(run, whole, settings.aware)
     origin = digest_of([whole.model.sha256, asdict(form), run.recipe.export.softmax])
-    course = Course(run, "aware", network, teacher.calibrated(lesson), origin=origin)
+    zeros = Adjusting({"zeros": "stay"}, zeros_stay) if _is_sparse(run, whole) else None
+    course = Course(run, "aware", network, teacher.calibrated(lesson), zeros, origin)
     arm = course.arm(DISTILLED, lesson, run.recipe.seed)
     load_weights_(network, arm.weights.path)
     made = _finished(run, network, beginning, form, arm.weights.sha256)
     run.store.say(f"quantize: {label}: {made.parity.reason} ({made.parity.agreement:.2%})")
     return (candidate_of(label, made.model, "int8-aware", made.parity),)
+
+
+def _is_sparse(run: Run, whole: Candidate) -> bool:
+    """Return whether pruning set single weights to 0, which training must leave there."""
+    prune = run.recipe.prune
+    return whole.label == "pruned-fp32" and prune is not None and prune.kind == "unstructured"
+
+
+def zeros_stay(network: nn.Module) -> Masks:
+    """Return what keeps weights that are 0 at 0, biases apart; in 8 bits 0 is 0 too."""
+    weights = {name: p.detach() for name, p in network.named_parameters() if p.ndim > 1}
+    return Masks({name: weight != 0 for name, weight in weights.items()})
 
 
 def _form(settings: QuantizeSettings) -> StaticForm:
