@@ -127,7 +127,7 @@ def inspect(path: Path, memory_bytes: int) -> dict[str, Any]:
         "outputs": [describe(v, memory_bytes) for v in graph.output],
         "opset": next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0),
         "parameters": weights_in(graph),
-        "external_bytes": sum(file.stat().st_size for file in beside),
+        "beside": sorted(map(str, beside)),
         "operators": Counter(m.op_type for m in messages(model) if isinstance(m, onnx.NodeProto)),
     }
     for declared in (m for m in messages(model) if isinstance(m, onnx.ValueInfoProto)):
@@ -162,7 +162,7 @@ def weights_in(graph: Any) -> int:
     for node in nodes:
         shape = held.get(node.input[0]) if node.op_type == "ConstantOfShape" else None
         if shape is not None and not shape.external_data:
-            count += prod(onnx.numpy_helper.to_array(shape).tolist())
+            count += int(onnx.numpy_helper.to_array(shape).prod())
     return count
 
 

@@ -22,7 +22,7 @@ import onnxruntime
 from numpy.typing import NDArray
 
 from edgecompress.errors import DataError, ModelError, UsageError
-from edgecompress.records import OnnxModel
+from edgecompress.records import Artifact, OnnxModel
 from edgecompress.settings import near_file
 from edgecompress.store import artifact
 
@@ -248,9 +248,10 @@ def admit(path: Path) -> ModelFacts:
     if "error" in answer:
         raise ModelError(f"{path}: refused as an ONNX model: {_one_line(answer['error'])}")
     facts = answer["facts"]
+    beside = tuple(artifact(Path(name), Artifact) for name in facts["beside"])
+    size = model.size_bytes + sum(file.size_bytes for file in beside)
     return ModelFacts(
-        # What ships is the file with the weights beside it.
-        model=replace(model, size_bytes=model.size_bytes + facts["external_bytes"]),
+        model=replace(model, size_bytes=size, beside=beside),  # what ships is all of them
         inputs=tuple(map(_tensor_facts, facts["inputs"])),
         outputs=tuple(map(_tensor_facts, facts["outputs"])),
         opset=facts["opset"],

@@ -9,6 +9,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable, Iterator
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -22,8 +23,9 @@ from edgecompress.measuring import child, host, latency, lock
 from edgecompress.measuring.latency import measure, running_ms
 from edgecompress.profiles import load_profile, shipped_profiles
 from edgecompress.recipe import MeasureSettings
-from edgecompress.records import OnnxModel
+from edgecompress.records import Artifact, OnnxModel
 from edgecompress.runtime import onnx_model
+from edgecompress.store import artifact
 
 QUICK = MeasureSettings(processes=(2,), seconds_per_process=0.02)
 
@@ -161,6 +163,18 @@ def test_a_model_that_does_not_take_its_inputs(small: OnnxModel) -> None:
     with pytest.raises(ModelError, match=r"small\.onnx: does not run: .*--shape") as caught:
         measure({"m": small}, {"m": row(7)}, QUICK)
     assert "\n" not in str(caught.value)
+
+
+def test_weights_beside_a_model_that_changed(small: OnnxModel, tmp_path: Path) -> None:
+    weights = tmp_path / "weights.bin"
+    weights.write_bytes(bytes(8))
+    model = replace(small, beside=(artifact(weights, Artifact),))
+    weights.write_bytes(bytes(9))
+    with pytest.raises(ModelError, match=r"weights\.bin: changed since it was recorded"):
+        measure({"m": model}, {"m": row()}, QUICK)
+    weights.unlink()
+    with pytest.raises(ModelError, match=r"weights\.bin: changed since it was recorded"):
+        measure({"m": model}, {"m": row()}, QUICK)
 
 
 def test_a_model_that_changed(small: OnnxModel) -> None:

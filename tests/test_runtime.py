@@ -280,6 +280,7 @@ def test_external_data_beside_the_model_are_welcome(tmp_path: Path) -> None:
     facts = admit(path)
     assert facts.parameters == 64
     assert facts.model.size_bytes == path.stat().st_size + 256  # what ships is both
+    assert [file.path.name for file in facts.model.beside] == ["weights.bin"]
 
 
 @pytest.mark.parametrize("location", ["../secret.bin", "a/../../secret.bin", "{absolute}", ""])

@@ -32,6 +32,7 @@ from edgecompress.recipe import MeasureSettings
 from edgecompress.records import LatencySamples, Measurement, OnnxModel, Quantiles
 from edgecompress.runtime import Arrays, onnx_model
 from edgecompress.statistics import quantile
+from edgecompress.store import file_digest
 
 CHILD = Path(__file__).with_name("child.py")
 TIMEOUT_S = 180.0
@@ -245,5 +246,9 @@ def _notes(throttled: int) -> tuple[str, ...]:
 
 
 def _check_unchanged(model: OnnxModel) -> None:
-    if onnx_model(model.path).sha256 != model.sha256:
-        raise ModelError(f"{model.path}: changed since it was recorded; make or admit it again")
+    changed = [model.path] if onnx_model(model.path).sha256 != model.sha256 else []
+    for weights in model.beside:
+        if not weights.path.is_file() or file_digest(weights.path) != weights.sha256:
+            changed.append(weights.path)
+    if changed:
+        raise ModelError(f"{changed[0]}: changed since it was recorded; make or admit it again")

@@ -23,7 +23,9 @@ class Artifact:
 
 @dataclass(frozen=True)
 class OnnxModel(Artifact):
-    """Name an ONNX file."""
+    """Name an ONNX file, and the files `beside` it that hold weights; its size is that of all."""
+
+    beside: tuple[Artifact, ...] = ()
 
 
 @dataclass(frozen=True)
