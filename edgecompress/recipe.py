@@ -17,6 +17,7 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from edgecompress.errors import RecipeError
+from edgecompress.exports import ExportSettings as ExportSettings
 from edgecompress.lessons import DistillSettings as DistillSettings
 from edgecompress.lessons import FeatureSettings as FeatureSettings
 from edgecompress.lessons import RedistillSettings as RedistillSettings
@@ -78,8 +79,10 @@ class PruneSettings(Settings):
     )
     steps: Count = Field(
         default=1,
-        description="In how many steps the channels go; they are ranked anew before each. A run "
-        "trains after the last one only; from Python, prune() can recover between them.",
+        description="In how many steps the channels go; they are ranked anew before each.",
+    )
+    recover_epochs: Annotated[int, Field(ge=0)] = Field(
+        default=0, description="Epochs of training between two steps, as [redistill] trains."
     )
     schedule: Literal["linear", "cubic"] = Field(
         default="linear", description="Equal steps, or cubic: most goes in the first ones."
@@ -118,11 +121,24 @@ class PruneSettings(Settings):
     @model_validator(mode="after")
     def _leaves_widths_to_the_target(self) -> PruneSettings:
         widths = ("kind", "pruning_ratio", "head_ratio", "block_ratio", "scope", "round_to")
-        also = [name for name in (*widths, "steps", "schedule") if name in self.model_fields_set]
+        also = [
+            name
+            for name in (*widths, "steps", "schedule", "recover_epochs")
+            if name in self.model_fields_set
+        ]
         if self.target is not None and also:
             raise ValueError(
                 f"target finds the width of every layer by itself, and {also[0]} is given too; "
                 "remove one of them"
+            )
+        return self
+
+    @model_validator(mode="after")
+    def _recovers_between_steps(self) -> PruneSettings:
+        if self.recover_epochs and self.steps == 1:
+            raise ValueError(
+                f"recover_epochs = {self.recover_epochs} trains between two steps, and steps = 1; "
+                "give steps = 2 or more, or remove it"
             )
         return self
 
@@ -146,13 +162,6 @@ class PruneSettings(Settings):
                     f"{self.pruning_ratio:g}, expected scope global or local and a ratio above 0"
                 )
         return self
-
-
-class ExportSettings(Settings):
-    """Say how the ONNX file is written."""
-
-    opset: Annotated[int, Field(ge=18, le=23)] = Field(default=18, description="ONNX opset.")
-    softmax: bool = Field(default=False, description="Let the model return probabilities.")
 
 
 class MeasureSettings(Settings):
@@ -256,6 +265,11 @@ class Recipe(Settings):
             raise ValueError(
                 "[redistill] without [prune]: there is nothing to recover from; "
                 "add [prune] or remove [redistill]"
+            )
+        if self.prune and self.prune.recover_epochs and not self.redistill:
+            raise ValueError(
+                f"prune.recover_epochs = {self.prune.recover_epochs} trains as [redistill] does; "
+                "add [redistill], or remove it"
             )
         if self.redistill and (self.redistill.peers or self.redistill.student != "task"):
             raise ValueError(

@@ -111,6 +111,19 @@ def test_prune_hands_out_a_sparse_network_that_costs_as_much():
     assert torch.equal(rebuilt.eval()(IMAGE), pruned.module.eval()(IMAGE))
 
 
-def test_prune_does_not_train_without_masks():
-    with pytest.raises(PruningError, match="prune_weights, which hands the masks to fine_tune"):
-        prune(residual(), (IMAGE,), asked(), recover=lambda net: None)
+def test_training_between_steps_must_hold_the_zeros():
+    seen = []
+
+    def hold(net: nn.Module) -> None:
+        seen.append(masks_of(net).sparsity)
+
+    pruned = prune(residual(), (IMAGE,), asked(0.8, steps=3), recover=hold)
+    assert len(seen) == 2  # after the last one, it is the caller who trains
+    assert seen[0] < seen[1] < pruned.achieved_ratio
+
+    def fill(net: nn.Module) -> None:
+        with torch.no_grad():
+            next(net.parameters()).fill_(0.1)
+
+    with pytest.raises(PruningError, match="training moved weights that pruning had set to 0"):
+        prune(residual(), (IMAGE,), asked(0.8, steps=2), recover=fill)

@@ -60,6 +60,52 @@ def test_zeros_are_held_when_the_network_learns_again(tmp_path: Path) -> None:
     assert not bool((before == after)[after != 0].any())
 
 
+@pytest.mark.parametrize("kind", ["structured", "unstructured"])
+def test_the_network_may_recover_between_steps(tmp_path: Path, kind: str) -> None:
+    asked = f"kind = '{kind}', pruning_ratio = 0.8, scope = 'global', steps = 2"
+    asked += ", round_to = 1" if kind == "structured" else ""
+    sections = ("distill.epochs=1", "teacher.epochs=1", "redistill.teachers=both")
+    _, plain = networks(tmp_path, f"prune={{{asked}}}", *sections)
+    asked += ", recover_epochs = 1"
+    _, healed = networks(tmp_path, f"prune={{{asked}}}", *sections)
+    assert plain.pruning is not None
+    assert healed.pruning is not None
+    assert healed.pruning.weights.sha256 != plain.pruning.weights.sha256
+    assert len(list(tmp_path.glob("out/stages/recover-distilled-*"))) == 1
+    if kind == "unstructured":
+        assert masks_of(healed.module).sparsity == pytest.approx(0.8, abs=0.001)
+    else:
+        assert healed.pruning.macs_after < healed.pruning.macs_before
+    _, found = networks(tmp_path, f"prune={{{asked}}}", *sections)
+    assert found.digest == healed.digest
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        (
+            "[prune]\nrecover_epochs = 2\n[redistill]\n",
+            "recover_epochs = 2 trains between two steps, and steps = 1; give "
+            "steps = 2 or more, or remove it",
+        ),
+        (
+            "[prune]\nrecover_epochs = 2\nsteps = 3\n",
+            "prune.recover_epochs = 2 trains as [redistill] does; add [redistill], or remove it",
+        ),
+        (
+            "[prune]\nrecover_epochs = 2\ntarget = 0.5\n[redistill]\n",
+            "target finds the width of every layer by itself, and recover_epochs is given too",
+        ),
+    ],
+)
+def test_recovery_that_cannot_be_is_refused(tmp_path: Path, text: str, words: str) -> None:
+    recipe = tmp_path / "recipe.toml"
+    recipe.write_text(text)
+    with pytest.raises(RecipeError) as caught:
+        load_recipe(recipe)
+    assert words in str(caught.value)
+
+
 def test_a_penalty_presses_channels_in_the_training_before(tmp_path: Path) -> None:
     plain, _ = networks(tmp_path, "distill.views=1")
     pressed, pruned = networks(

@@ -22,6 +22,7 @@ from edgecompress.errors import TaskError
 from edgecompress.pipeline.aiming import AIMED, aimed, basis
 from edgecompress.pipeline.arms import Adjusting, Course, taught
 from edgecompress.pipeline.networks import Network, TeacherInHand, parameters
+from edgecompress.pipeline.recovering import recovering
 from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.students import Found
 from edgecompress.pipeline.tutors import tutor
@@ -29,7 +30,7 @@ from edgecompress.profiles import Profile
 from edgecompress.pruning.masks import masks_of
 from edgecompress.pruning.penalty import penalty_on
 from edgecompress.pruning.plan import PruningPlan, apply_plan
-from edgecompress.pruning.prune import prune, reestimate_batchnorm_, unpruned
+from edgecompress.pruning.prune import Recover, prune, reestimate_batchnorm_, unpruned
 from edgecompress.records import Artifact, PruningOutcome, TrainedNetwork
 from edgecompress.store import StageCode, artifact, digest_of
 from edgecompress.tasks.checks import check_teacher_outputs
@@ -156,31 +157,37 @@ def prune_student(
         "task": run.fingerprint,
         "seed": run.recipe.seed,
     }
-    code = PRUNE
+    again = run.recipe.redistill
+    tutors = tutor(run, student, teacher, again) if again else None
+    code, recover = PRUNE, recovering(run, tutors)
     if settings.target is not None:
         code, key["aim"] = AIMED, basis(run, profile)
+    if recover is not None:
+        assert again is not None
+        assert tutors is not None
+        key["recovering"] = {"teacher": tutors.digest, "settings": again.model_dump()}
     outcome = run.store.once(
-        code, PruningOutcome, key, lambda folder: _prune(run, student, profile, folder)
+        code, PruningOutcome, key, lambda folder: _prune(run, student, profile, folder, recover)
     )
     plan, inputs = PruningPlan.load(outcome.plan.path), tensors(run.task.example_inputs(2))
     module = load_weights_(apply_plan(student.module, plan, inputs), outcome.weights.path)
     digest = digest_of([outcome.plan.sha256, outcome.weights.sha256])
     network = Network("pruned", module, digest, None, outcome)
-    if run.recipe.redistill is None or (outcome.search and not outcome.search.gained):
+    if again is None or (outcome.search and not outcome.search.gained):
         return network
     sparse = Adjusting({"masks": digest}, masks_of) if settings.kind == "unstructured" else None
-    tutors = tutor(run, student, teacher, run.recipe.redistill)
-    course = Course(run, "redistill", module, tutors, sparse)
-    return taught(course, network, run.recipe.redistill)
+    return taught(Course(run, "redistill", module, tutors, sparse), network, again)
 
 
-def _prune(run: Run, student: Network, profile: Profile | None, folder: Path) -> PruningOutcome:
+def _prune(
+    run: Run, student: Network, profile: Profile | None, folder: Path, recover: Recover | None
+) -> PruningOutcome:
     """Prune by the recipe's ratios or to its target, and keep the plan and the weights."""
     settings, inputs, search = run.recipe.prune, tensors(run.task.example_inputs(2)), None
     assert settings is not None
     if settings.target is None:
         losses = _loss_batches(run)
-        pruned = prune(student.module, inputs, settings, losses, run.recipe.seed)
+        pruned = prune(student.module, inputs, settings, losses, run.recipe.seed, recover)
     else:
         found, search = aimed(run, student, tuple(_loss_batches(run)), profile, folder)
         run.store.say(search.reason)

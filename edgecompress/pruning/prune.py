@@ -23,7 +23,7 @@ from edgecompress.pruning.cutting import (
 from edgecompress.pruning.graph import Inputs, count_macs, opened, positional, run
 from edgecompress.pruning.groups import Coupled, Groups, modules_at
 from edgecompress.pruning.importance import LossBatch, required_losses, scorer
-from edgecompress.pruning.masks import prune_weights
+from edgecompress.pruning.masks import Masks, prune_weights
 from edgecompress.pruning.plan import PruningPlan, apply_plan
 from edgecompress.pruning.ranking import multiple_of
 from edgecompress.recipe import PruneSettings
@@ -82,9 +82,10 @@ def prune(
     Unstructured, it has as many weights, of which the smallest are 0.
 
     The layers that make the outputs are protected. `loss_batches` serve the importances by
-    gradient, `seed` serves `random`, and `recover` trains the copy between two steps. Raise
-    `PruningError` where nothing can go, where the cut network no longer runs because its `forward`
-    fixes a size, or where it computes something else than without the channels that went.
+    gradient, `seed` serves `random`, and `recover` trains the copy between two steps; zeros of
+    unstructured pruning it must hold (`masks_of`). Raise `PruningError` where nothing can go, where
+    the cut network no longer runs because its `forward` fixes a size, or where it computes
+    something else than without the channels that went.
     """
     inputs, losses = positional(example_inputs), required_losses(settings, loss_batches)
     if settings.kind == "unstructured":
@@ -206,13 +207,14 @@ def _sparse(
     module: nn.Module, inputs: tuple[Tensor, ...], settings: PruneSettings, recover: Recover | None
 ) -> Pruned:
     """Return the same network with weights at zero; an empty plan, for the weights tell all."""
-    if recover is not None:
-        raise PruningError(
-            "prune: training between the steps of unstructured pruning must hold the zeros; call "
-            "prune_weights, which hands the masks to fine_tune"
-        )
     _require_finite(module)
-    sparse = prune_weights(module, settings)
+    steps = iter(range(1, settings.steps))
+
+    def tune(network: nn.Module, _: Masks) -> None:
+        if recover is not None and next(steps, None) is not None:
+            recover(network)
+
+    sparse = prune_weights(module, settings, tune)
     macs, parameters = count_macs(sparse.module, inputs)
     zeros = sum(int((~mask).sum()) for mask in sparse.masks.kept.values())
     return Pruned(
