@@ -1,18 +1,18 @@
 """Do importance and the latency search choose better channels than chance, at the same latency?
 
-    python benchmarks/pruning/channels.py --data DIR [--seconds 600] [--figures FILE]
+    python benchmarks/pruning/channels.py --data DIR [--seconds 600] [--folder DIR]
 
 DIR holds `fashion_mnist/fashion_mnist.npz` and `har_phone/har_phone.npz`. Three architectures are
-trained with five seeds each, and each is pruned to half its own p50 in ONNX Runtime three ways:
+trained on real data and pruned to half their own p50 in ONNX Runtime three ways, with five seeds:
 
 - ours: widths by the latency search, channels by importance;
 - random widths, ranked channels: each group keeps a share that is drawn evenly from 0 to 1, all to
-  one power that is corrected until the measured latency is the same;
+  one power that is corrected until the measured latency is that asked for;
 - random: the same widths, and which channels stay is drawn too.
 
-All have their batch-norm statistics estimated again and are fine-tuned alike: same steps, same
-order, same seed. A line for each network goes to FILE (`channels.jsonl` beside this file); what
-stands there is not run again, and nothing is begun after so many seconds. Prints the tables, and
+All have their batch-norm statistics estimated again and are fine-tuned alike: same steps, and of a
+seed the same order. What is finished stands in the folder, the figures in `channels.jsonl` beside
+this file, and is not made again; nothing is begun after so many seconds. Prints the tables, and
 exits with 1 while networks are missing or ours does not win.
 """
 
@@ -21,12 +21,13 @@ from __future__ import annotations
 import argparse
 import json
 import sys
-import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
-from itertools import pairwise
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import asdict, dataclass
+from functools import cached_property
+from itertools import pairwise, product
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -34,6 +35,7 @@ from architectures import ARCHITECTURES
 from timing import Clock, course_of
 from torch import Tensor, nn
 
+from edgecompress.distilling.checkpoint import save_weights
 from edgecompress.measuring.curves import kept_curves
 from edgecompress.pruning.prune import Pruned, prune_to, reestimate_batchnorm_
 from edgecompress.recipe import PruneSettings
@@ -41,15 +43,16 @@ from edgecompress.search.latency_target import Course, Step
 from edgecompress.statistics import student_t
 from edgecompress.tasks.load import load_task
 from edgecompress.tasks.task import Split
+from edgecompress.teachers.weights import load_weights_
 
 HERE = Path(__file__).parent
 ASKED, WINDOW, REDRAWS = 0.5, 0.05, 5
 SEEDS = (0, 1, 2, 3, 4)
 TIMES = {"residual": 1, "mobilenet_v2": 2, "conv_1d": 6}
 WAYS = ("ours", "random widths, ranked channels", "random")
-TRAIN, TEST, BATCH = 6_000, 5_000, 128
+TRAIN, TEST, BATCH = 4_000, 5_000, 64
 EPOCHS, RATE, TUNING, TUNING_RATE = 4, 4e-3, 1, 1e-3
-AT_LAST = 5  # processes of the measurement that compares them
+AT_LAST = 3  # processes of the measurement that compares them
 RANKED, DRAWN = PruneSettings(), PruneSettings(importance="random")
 
 
@@ -165,43 +168,102 @@ def train_(network: nn.Module, data: Data, epochs: int, rate: float, seed: int) 
     network.eval()
 
 
-def trained(name: str, seed: int, data: Data) -> nn.Module:
-    """Return the network with its own first weights, trained."""
-    torch.manual_seed(seed)
-    network = ARCHITECTURES[name].make(TIMES[name])
-    train_(network, data, EPOCHS, RATE, seed)
-    return network
+@dataclass(frozen=True)
+class Study:
+    """Hold one trained architecture and what was found of it, in a folder."""
 
+    name: str
+    data: Data
+    folder: Path
+    end: float
 
-def pruned_ways(network: nn.Module, data: Data, seed: int, folder: Path) -> Iterator[Result]:
-    """Prune one trained network all ways and fine-tune what comes of it."""
-    clock = Clock(network, {"x": data.x[:3].numpy()}, folder, RANKED, seed, careful=False)
-    course = course_of(clock.survey(), kept_curves())
-    mine = clock.land(course, ASKED)
-    for draw in range(REDRAWS):
-        other = clock.land(by_chance(course, 100 * seed + draw), ASKED)
-        if 1 - WINDOW <= other.value / ASKED <= 1:
-            break
-    assert mine.step is not None
-    assert other.step is not None
-    arbitrary = prune_to(network, clock.inputs, other.step.widths, DRAWN, seed=seed)
-    ways: dict[str, tuple[Pruned, float]] = {
-        WAYS[0]: (clock.of(mine.step)[0], mine.step.load),
-        WAYS[1]: (clock.of(other.step)[0], other.step.load),
-        WAYS[2]: (arbitrary, other.step.load),
-    }
-    files = {
-        way: clock.exported(pruned.module, f"way-{number}")
-        for number, (way, (pruned, _)) in enumerate(ways.items())
-    }
-    shares, whole = clock.shares(files, AT_LAST), data.accuracy(network)
-    for way, (pruned, load) in ways.items():
-        reestimate_batchnorm_(pruned.module, [{"x": x} for x in data.x[:1024].split(BATCH)])
-        untuned = data.accuracy(pruned.module)
-        train_(pruned.module, data, TUNING, TUNING_RATE, seed)
-        tuned = data.accuracy(pruned.module)
+    def once(self, name: str, make: Callable[[], Any]) -> Any:
+        """Return what stands in a JSON file, or make it."""
+        file = self.folder / f"{name}.json"
+        if not file.exists():
+            if time.monotonic() > self.end:
+                raise TimeoutError(f"{self.name} {name}")
+            started, made = time.monotonic(), make()
+            file.write_text(json.dumps(made))
+            took = time.monotonic() - started
+            print(f"{self.name} {name}: {took:.0f} s", file=sys.stderr, flush=True)
+        return json.loads(file.read_text())
+
+    @cached_property
+    def network(self) -> nn.Module:
+        """Return the trained network."""
+        torch.manual_seed(0)
+        network = ARCHITECTURES[self.name].make(TIMES[self.name])
+        weights = self.folder / "weights.safetensors"
+
+        def make() -> float:
+            train_(network, self.data, EPOCHS, RATE, 0)
+            save_weights(network, weights)
+            return self.data.accuracy(network)
+
+        self.once("whole", make)
+        return load_weights_(network, weights).eval()
+
+    @cached_property
+    def clock(self) -> Clock:
+        """Return what prunes and times the network."""
+        example = {"x": self.data.x[:3].numpy()}
+        return Clock(self.network, example, self.folder, RANKED, careful=False)
+
+    @cached_property
+    def course(self) -> Course:
+        """Return the way down of a run."""
+        return course_of(self.clock.survey(), kept_curves())
+
+    def landed(self, seed: int | None) -> dict[str, Any]:
+        """Return the widths that land on what is asked: ours, or by chance with a seed."""
+
+        def make() -> dict[str, Any]:
+            for draw in range(REDRAWS):
+                course = self.course if seed is None else by_chance(self.course, 100 * seed + draw)
+                landing = self.clock.land(course, ASKED)
+                if seed is None or 1 - WINDOW <= landing.value / ASKED <= 1:
+                    break
+            assert landing.step is not None
+            return {"widths": dict(landing.step.widths), "load": landing.step.load}
+
+        return self.once("ours" if seed is None else f"chance-{seed}", make)
+
+    def pruned(self, way: str, seed: int) -> tuple[Pruned, float]:
+        """Return the network pruned one way, and its load."""
+        found = self.landed(None if way == WAYS[0] else seed)
+        settings = DRAWN if way == WAYS[2] else RANKED
+        clock = self.clock
+        pruned = prune_to(self.network, clock.inputs, found["widths"], settings, seed=seed)
+        return pruned, found["load"]
+
+    def shares(self) -> dict[str, float]:
+        """Return the p50 of ours and of all random widths, as shares, taking turns in one run."""
+
+        def make() -> dict[str, float]:
+            networks = {"ours": self.pruned(WAYS[0], 0)[0].module}
+            networks |= {f"chance-{s}": self.pruned(WAYS[1], s)[0].module for s in SEEDS}
+            files = {name: self.clock.exported(net, name) for name, net in networks.items()}
+            return self.clock.shares(files, AT_LAST)
+
+        return self.once("shares", make)
+
+    def result(self, way: str, seed: int) -> Result:
+        """Return what becomes of the network, pruned one way and fine-tuned with a seed."""
+        pruned, load = self.pruned(way, seed)
+        share = self.shares()["ours" if way == WAYS[0] else f"chance-{seed}"]
+        whole = self.once("whole", float)
+
+        def make() -> list[float]:
+            batches = [{"x": x} for x in self.data.x[:1024].split(BATCH)]
+            reestimate_batchnorm_(pruned.module, batches)
+            untuned = self.data.accuracy(pruned.module)
+            train_(pruned.module, self.data, TUNING, TUNING_RATE, seed)
+            return [untuned, self.data.accuracy(pruned.module)]
+
+        untuned, tuned = self.once(f"{WAYS.index(way)}-{seed}", make)
         macs = pruned.macs_after / pruned.macs_before
-        yield Result("", seed, way, shares[way], macs, load, whole, untuned, tuned)
+        return Result(self.name, seed, way, share, macs, load, whole, untuned, tuned)
 
 
 def table(results: Sequence[Result]) -> str:
@@ -257,25 +319,21 @@ def main() -> int:
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=600.0)
-    parser.add_argument("--figures", type=Path, default=HERE / "channels.jsonl")
+    parser.add_argument("--folder", type=Path, default=Path("pruning-channels"))
     given = parser.parse_args()
     torch.set_num_threads(1)
     end, results = time.monotonic() + given.seconds, []
-    if given.figures.exists():
-        results = [Result(**json.loads(line)) for line in given.figures.read_text().splitlines()]
-    done = {(r.name, r.seed) for r in results}
-    for name, seed in ((name, seed) for seed in SEEDS for name in TIMES):
-        if (name, seed) in done or time.monotonic() > end:
-            continue
-        started, data = time.monotonic(), data_of(name, given.data)
-        with tempfile.TemporaryDirectory() as folder:
-            network = trained(name, seed, data)
-            ways = pruned_ways(network, data, seed, Path(folder))
-            found = [replace(way, name=name) for way in ways]
-        with given.figures.open("a") as lines:
-            lines.writelines(json.dumps(asdict(result)) + "\n" for result in found)
-        results += found
-        print(f"{name} {seed}: {time.monotonic() - started:.0f} s", file=sys.stderr, flush=True)
+    try:
+        for name in TIMES:
+            folder = given.folder / name
+            folder.mkdir(parents=True, exist_ok=True)
+            study = Study(name, data_of(name, given.data), folder, end)
+            for seed, way in product(SEEDS, WAYS):
+                results.append(study.result(way, seed))
+    except TimeoutError as over:
+        print(f"stopped before {over}; run again to go on", file=sys.stderr)
+    lines = [json.dumps(asdict(result)) + "\n" for result in results]
+    (HERE / "channels.jsonl").write_text("".join(lines))
     print(f"{table(results)}\n\n{compared(results)}")
     complete = len(results) == len(TIMES) * len(SEEDS) * len(WAYS)
     wins = complete and all(np.mean(gains(results, n, w)) > 0 for n in TIMES for w in WAYS[1:])

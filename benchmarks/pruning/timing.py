@@ -23,7 +23,7 @@ from edgecompress.search.latency_target import Course, Landing, Step, land
 from edgecompress.search.layer_costs import grid, time_by
 
 MEASURE = MeasureSettings(seconds_per_process=0.2)
-SCREENING, CONFIRMING, AT_LAST = 3, 7, 7
+SCREENING, CONFIRMING, AT_LAST = 2, 7, 7
 
 
 @dataclass
