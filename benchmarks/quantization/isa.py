@@ -15,13 +15,13 @@ from __future__ import annotations
 import argparse
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
 from numpy.typing import NDArray
-from sets import SETS, calibration_of, load_set, test_of
+from sets import SETS, SMALL, calibration_of, load_set, test_of
 
 from edgecompress import Split, Task, onnx_model, quantize
 from edgecompress.measuring.host import describe_host
@@ -36,16 +36,17 @@ from edgecompress.verifying.spread import Spread, largest_spread
 
 FLEET = Device(description="servers and phones", fleet=("x86-vnni", "x86-avx2", "arm64"))
 MOST, PIECE, PATIENCE_S = 5000, 500, 600.0
-WEIGHTS = {"8bit": False, "7bit": True}
+WEIGHTS = {"7bit": True, "8bit": False}
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Hold the members of the fleet, where answers are kept, and when to stop."""
+    """Hold the members of the fleet, where answers are kept, of which weights, when to stop."""
 
     fleet: tuple[Member, ...]
     kits: Kits
     out: Path
+    weights: tuple[str, ...]
     end: float
 
 
@@ -55,10 +56,11 @@ def main() -> None:
     parser.add_argument("--models", type=Path, required=True)
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--out", type=Path, required=True)
-    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SETS))
+    parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SMALL))
+    parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
     parser.add_argument("--seconds", type=float, default=float("inf"))
     asked = parser.parse_args()
-    bench = opened(asked.out, time.monotonic() + asked.seconds)
+    bench = opened(asked.out, asked.weights, time.monotonic() + asked.seconds)
     names = [member.name for member in bench.fleet]
     print(f"| set | int8 | samples | float | {' | '.join(names)} | largest spread, 95 % bounds |")
     print(f"|---|---|{'--:|' * (3 + len(names))}")
@@ -71,20 +73,20 @@ def main() -> None:
             print(f"{name}: no {source}", file=sys.stderr)
 
 
-def opened(out: Path, end: float) -> Bench:
+def opened(out: Path, weights: Sequence[str], end: float) -> Bench:
     """Return the bench, or stop where one of the fleet cannot run here."""
     kits = Kits(default_cache())
     fleet = members(FLEET, FLEET.fleet, isa_of(describe_host().isa), kits)
     if missing := [f"{member.name}: {member.missing}" for member in fleet if member.missing]:
         sys.exit("; ".join(missing))
-    return Bench(fleet, kits, out, end)
+    return Bench(fleet, kits, out, tuple(weights), end)
 
 
 def lines(name: str, source: Path, task: Task, bench: Bench) -> Iterator[str]:
     """Yield a line of the table for each int8 model of one set."""
     test = test_of(task, MOST)
     whole = evaluate(task.metric, run_model(onnx_model(source), test.inputs), test.labels, "test")
-    for kind, path in quantized(name, source, task, bench.out).items():
+    for kind, path in quantized(name, source, task, bench).items():
         facts = admit(path)
         scores = {m.name: scored(m, facts, task, test, bench) for m in bench.fleet}
         cells = [f"{np.mean(each):.2%}" for each in scores.values()]
@@ -98,16 +100,18 @@ def in_words(spread: Spread) -> str:
     return f"{100 * spread.value:.2f} points ({bounds})"
 
 
-def quantized(name: str, source: Path, task: Task, out: Path) -> dict[str, Path]:
+def quantized(name: str, source: Path, task: Task, bench: Bench) -> dict[str, Path]:
     """Return the int8 files of one float file by kind: what was given, and what is made here."""
     found = {
         path.stem.removeprefix(f"{name}-"): path for path in source.parent.glob(f"{name}-int8*")
     }
     calibration = calibration_of(task).inputs
-    for weights, seven in WEIGHTS.items():
-        folder = out / name / weights
+    for weights in bench.weights:
+        folder = bench.out / name / weights
         if not (folder / "done").exists():
-            settings = QuantizeSettings(schemes=("static", "dynamic"), reduce_range=seven)
+            settings = QuantizeSettings(
+                schemes=("static", "dynamic"), reduce_range=WEIGHTS[weights]
+            )
             for made in quantize(onnx_model(source), calibration, folder, settings):
                 print(f"{name} {weights}: {made.scheme} {made.reason or 'made'}", file=sys.stderr)
             (folder / "done").touch()
