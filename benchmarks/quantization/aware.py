@@ -2,16 +2,16 @@
 
     python benchmarks/quantization/aware.py OUT --data DATA [--teacher FILE.onnx] [--samples N]
 
-One run of edgecompress in the folder OUT distils the student and then, by `[quantize.aware]`,
-distils it on while it rounds. Beside it stand int8 models of the same float student, per channel,
-by every calibration and two sizes of sample. DATA is laid out as sets.py says; without --teacher
-the example's own is trained first. What is finished in OUT is found again.
+The stages of edgecompress, in the folder OUT, distil the student and then, by `[quantize.aware]`,
+distil it on while it rounds; no control is trained. Beside it stand int8 models of the same float
+student, per channel, by every calibration and two sizes of sample. DATA is laid out as sets.py
+says; without --teacher the example's own is trained first. What is finished is found again.
 """
 
 from __future__ import annotations
 
 import argparse
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import get_args
@@ -21,18 +21,23 @@ from numpy.typing import NDArray
 from sets import calibration_of, load_set
 from torch import Tensor, nn
 
-from edgecompress import Task, compress, load_profile, quantize
-from edgecompress.pipeline.run import RunOptions
+from edgecompress import Task, load_profile, quantize
+from edgecompress.pipeline.arms import Course
+from edgecompress.pipeline.aware import aware_candidate
+from edgecompress.pipeline.candidates import export_network
+from edgecompress.pipeline.networks import Network
+from edgecompress.pipeline.run import RunOptions, open_run
+from edgecompress.pipeline.training import obtain_teacher
 from edgecompress.quantization import AwareSettings
 from edgecompress.recipe import DistillSettings, QuantizeSettings, Recipe, TrainSettings
-from edgecompress.records import OnnxModel, Report
+from edgecompress.records import Candidate, OnnxModel, Parity
 from edgecompress.runtime import run as outputs_of
 from edgecompress.statistics import paired_drop
 from edgecompress.tasks.loaders import split_rows
+from edgecompress.teachers.weights import load_weights_
 
 SAMPLES = (512, 2048)
 TWO_SIDED = 0.025  # on each side
-FLOAT, AWARE = "student-fp32", "student-int8-aware"
 Right = Mapping[str, NDArray[np.float64]]  # 1 where an answer is right, by split
 
 
@@ -117,14 +122,26 @@ def main() -> None:
     parser.add_argument("--aware-epochs", type=int, default=6)
     asked = parser.parse_args()
     task = task_of(asked)
-    report = compress(
-        recipe_of(asked), load_profile("cpu-1core"), asked.out, RunOptions(say=print), task
-    )
-    files = [scored(task, c.label, c.model) for c in report.candidates if c.label in (FLOAT, AWARE)]
-    whole = next(file for file in files if file.label == FLOAT)
-    files += [scored(task, *made) for made in others(whole.model, task, asked.out)]
-    print(table(whole, files))
-    print(against(report, files))
+    float_model, int8 = trained(asked, task)
+    files = [scored(task, c.label, c.model) for c in (float_model, int8)]
+    whole, aware = files
+    after = [scored(task, *made) for made in others(whole.model, task, asked.out)]
+    print(table(whole, [*files, *after]))
+    print(against(aware, after, int8.parity))
+
+
+def trained(asked: argparse.Namespace, task: Task) -> tuple[Candidate, Candidate]:
+    """Return the distilled student as float, and as the int8 that it was trained on to be."""
+    recipe = recipe_of(asked)
+    assert recipe.distill is not None
+    with open_run(recipe, asked.out, RunOptions(say=print), task) as run:
+        teacher = obtain_teacher(run)
+        course = Course(run, "distill", student, teacher.calibrated(recipe.distill))
+        weights = course.arm("distilled", recipe.distill, recipe.seed).weights
+        network = Network("student", load_weights_(student(), weights.path), weights.sha256)
+        whole = export_network(run, network, "student-fp32")
+        (int8,) = aware_candidate(run, load_profile("cpu-1core"), teacher, whole)
+    return whole, int8
 
 
 def task_of(asked: argparse.Namespace) -> Task:
@@ -177,7 +194,7 @@ def scored(task: Task, label: str, model: OnnxModel) -> File:
     return File(label, model, right)
 
 
-def table(whole: File, files: list[File]) -> str:
+def table(whole: File, files: Sequence[File]) -> str:
     """Return the figures of all files in Markdown; drops are of the float student's test score."""
     rows = [
         "| model | bytes | validation | test | points lost on test, 95 % |",
@@ -190,16 +207,13 @@ def table(whole: File, files: list[File]) -> str:
     return "\n".join(rows)
 
 
-def against(report: Report, files: list[File]) -> str:
+def against(aware: File, after: Sequence[File], parity: Parity | None) -> str:
     """Say how the trained int8 stands beside the best made after, and how it agrees with torch."""
-    aware = next(file for file in files if file.label == AWARE)
-    rest = [file for file in files if file.label not in (FLOAT, AWARE)]
     lines = []
     for split in ("validation", "test"):
-        best = max(rest, key=lambda file: float(file.right[split].mean()))
+        best = max(after, key=lambda file: float(file.right[split].mean()))
         lost = points(paired_drop(best.right["test"], aware.right["test"], TWO_SIDED))
-        lines.append(f"best on {split}: {best.label}; {AWARE} loses {lost} points on test")
-    parity = next(c.parity for c in report.candidates if c.label == AWARE)
+        lines.append(f"best on {split}: {best.label}; {aware.label} loses {lost} points on test")
     assert parity is not None
     lines.append(f"{parity.agreement:.2%} of {parity.samples} as {parity.reference} has them")
     return "\n".join(lines)
