@@ -132,12 +132,11 @@ def main() -> None:
 
 def trained(asked: argparse.Namespace, task: Task) -> tuple[Candidate, Candidate]:
     """Return the distilled student as float, and as the int8 that it was trained on to be."""
-    recipe = recipe_of(asked)
-    assert recipe.distill is not None
-    with open_run(recipe, asked.out, RunOptions(say=print), task) as run:
-        teacher = obtain_teacher(run)
-        course = Course(run, "distill", student, teacher.calibrated(recipe.distill))
-        weights = course.arm("distilled", recipe.distill, recipe.seed).weights
+    with open_run(recipe_of(asked), asked.out, RunOptions(say=print), task) as run:
+        teacher, settings = obtain_teacher(run), run.recipe.distill
+        assert settings is not None
+        course = Course(run, "distill", student, teacher.calibrated(settings))
+        weights = course.arm("distilled", settings, run.recipe.seed).weights
         network = Network("student", load_weights_(student(), weights.path), weights.sha256)
         whole = export_network(run, network, "student-fp32")
         (int8,) = aware_candidate(run, load_profile("cpu-1core"), teacher, whole)
