@@ -98,6 +98,24 @@ def test_the_clients_are_told_to_install_nothing(clients, tmp_path):
     assert pip[pip.index("--python-version") + 1] == "3.11"
 
 
+@pytest.mark.parametrize(
+    ("release", "servers"),
+    [
+        ({"ID": "ubuntu", "UBUNTU_CODENAME": "noble"}, ["archive", "archive", "ports", "ports"]),
+        ({"ID": "debian", "VERSION_CODENAME": "bookworm"}, []),
+    ],
+)
+def test_an_ubuntu_is_told_where_arm64_lies(clients, tmp_path, monkeypatch, release, servers):
+    monkeypatch.setattr(emulators.platform, "freedesktop_os_release", lambda: release)
+    monkeypatch.setattr(emulators.shutil, "rmtree", lambda *_, **__: None)  # keep the downloads
+    set_up("x86-avx2", tmp_path, print)
+    lines = (tmp_path / "downloads/sources.list").read_text().splitlines()
+    assert [line.split("http://")[1].split(".")[0] for line in lines] == servers
+    assert all(" noble" in line and "signed-by=" in line for line in lines)
+    own = 'Dir::Etc::sourceparts "-";' in (tmp_path / "downloads/apt.conf").read_text()
+    assert own == bool(servers)
+
+
 def test_a_set_up_that_failed_goes_on_from_what_it_had(clients, tmp_path, monkeypatch):
     def broken(*_, **__):
         raise OSError(28, "No space left on device", "/root")

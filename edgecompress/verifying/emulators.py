@@ -41,6 +41,16 @@ Dir::State "@/state";
 Dir::State::status "@/state/status";
 Dir::Cache "@/cache";
 """
+# Ubuntu keeps arm64 on servers of its own, which its usual sources do not name.
+_UBUNTU_KEYS = "/usr/share/keyrings/ubuntu-archive-keyring.gpg"
+_UBUNTU_SERVERS = {
+    "amd64": "http://archive.ubuntu.com/ubuntu",
+    "arm64": "http://ports.ubuntu.com/ubuntu-ports",
+}
+_OWN_SOURCES = """\
+Dir::Etc::sourcelist "@/sources.list";
+Dir::Etc::sourceparts "-";
+"""
 _SECONDS = 900
 _RECIPE = digest_of(
     [_QEMU_PACKAGE, _ARM_PACKAGES, _PLATFORMS, _APT, [(p.name, p.cpuinfo) for p in PROCESSORS]]
@@ -190,13 +200,30 @@ def _debs(folder: Path, name: str, packages: Sequence[str]) -> list[Path]:
     for part in (folder / "state/lists", folder / "cache", archives):
         (part / "partial").mkdir(parents=True, exist_ok=True)
     (folder / "state/status").touch()
-    (folder / "apt.conf").write_text(_APT.replace("@", str(folder)))
+    sources = _ubuntu_sources()
+    (folder / "sources.list").write_text(sources)
+    configuration = _APT + (_OWN_SOURCES if sources else "")
+    (folder / "apt.conf").write_text(configuration.replace("@", str(folder)))
     environment = {**os.environ, "APT_CONFIG": str(folder / "apt.conf"), "LC_ALL": "C"}
     install = ["install", "--yes", "--download-only", "--no-install-recommends", *packages]
     for words in (["update"], ["autoclean"], install):
         apt = ["apt-get", "-q", "-o", f"Dir::Cache::archives={archives}", *words]
         _run(apt, f"apt-get {words[0]}", environment)
     return sorted(archives.glob("*.deb"))
+
+
+def _ubuntu_sources() -> str:
+    """Return where an Ubuntu gets packages of both kinds, or nothing on any other system."""
+    try:
+        codename = platform.freedesktop_os_release().get("UBUNTU_CODENAME", "")
+    except OSError:
+        return ""
+    return "".join(
+        f"deb [arch={kind} signed-by={_UBUNTU_KEYS}] {server} {suite} main universe\n"
+        for kind, server in _UBUNTU_SERVERS.items()
+        for suite in (codename, f"{codename}-updates")
+        if codename
+    )
 
 
 def _wheels(folder: Path, python: str) -> list[Path]:
