@@ -7,6 +7,7 @@ all of its channels, keeps next to nothing of the quiet ones.
 
 from __future__ import annotations
 
+from itertools import pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -16,6 +17,7 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 
 from edgecompress.exporting.onnx import export
+from edgecompress.recipe import ExportSettings
 from edgecompress.records import OnnxModel
 
 Kind = Literal["relu", "gated"]
@@ -61,7 +63,7 @@ class HardNet(nn.Module):
         self.stages = nn.Sequential(
             *(
                 Stage(a, b, 2 if i == 1 else 1, kind)
-                for i, (a, b) in enumerate(zip(sizes, sizes[1:], strict=False))
+                for i, (a, b) in enumerate(pairwise(sizes))
             )
         )
         self.head = nn.Linear(sizes[-1], 10)
@@ -88,7 +90,7 @@ def trained(kind: Kind, epochs: int = 25, seed: int = 0) -> HardNet:
     steps = epochs * (len(x) // 60)
     optimiser = torch.optim.AdamW(net.parameters(), lr=1e-2, weight_decay=1e-4)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimiser, 2e-2, total_steps=steps)
-    for step in range(steps):
+    for _ in range(steps):
         rows = torch.randperm(len(x))[:60]
         loss = nn.functional.cross_entropy(net(x[rows]), y[rows])
         optimiser.zero_grad()
@@ -99,11 +101,10 @@ def trained(kind: Kind, epochs: int = 25, seed: int = 0) -> HardNet:
 
 
 @torch.no_grad()
-def harden_(net: HardNet, seed: int = 0, stages: tuple[int, ...] = (0, 1, 2, 3)) -> HardNet:
-    """Make channels between the depthwise and the pointwise layer of some stages unequally loud."""
+def harden_(net: HardNet, seed: int = 0) -> HardNet:
+    """Make the channels between each depthwise and pointwise layer unequally loud."""
     generator = torch.Generator().manual_seed(seed)
-    for number in stages:
-        stage = net.stages[number]
+    for stage in net.stages:
         width = stage.norm.num_features
         loudness = LOUDEST ** torch.rand(width, generator=generator)
         stage.norm.weight *= loudness
@@ -114,7 +115,7 @@ def harden_(net: HardNet, seed: int = 0, stages: tuple[int, ...] = (0, 1, 2, 3))
     return net
 
 
-def hard_model(path: Path, kind: Kind, stages: tuple[int, ...] = (0, 1, 2, 3)) -> OnnxModel:
+def hard_model(path: Path, kind: Kind, epochs: int = 25, seed: int = 0) -> OnnxModel:
     """Write a trained and hardened net as ONNX."""
-    net = harden_(trained(kind), stages=stages)
-    return export(net, {"x": digits()["train"][0][:3]}, path)
+    net = harden_(trained(kind, epochs, seed), seed)
+    return export(net, {"x": digits()["train"][0][:3]}, path, ExportSettings(opset=18))

@@ -57,6 +57,19 @@ def explain(
     return Explanation(profile, findings(profile, answers))
 
 
+def profiled(
+    models: Sequence[OnnxModel], inputs: Arrays, threads: int = 1, progress: Say | None = None
+) -> tuple[Profile, ...]:
+    """Return where a call of each model spends its time on this host, nothing else measured."""
+    say = progress or (lambda _: None)
+    with tempfile.TemporaryDirectory(prefix="edgecompress-") as folder, alone(say):
+        found = []
+        for model in models:
+            say(f"profiling {model.path.name}")
+            found.append(_profile(model, inputs, threads, Path(folder)))
+    return tuple(found)
+
+
 def _profile(model: OnnxModel, inputs: Arrays, threads: int, folder: Path) -> Profile:
     file = folder / "inputs.npz"
     np.savez(file, *inputs.values())

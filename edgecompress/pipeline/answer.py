@@ -21,6 +21,7 @@ from edgecompress.pipeline.candidates import (
     teacher_score,
 )
 from edgecompress.pipeline.choice import choose, median_ms, without_slower
+from edgecompress.pipeline.controlled import control_notes
 from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.quantized import int8_notes
 from edgecompress.pipeline.run import Run
@@ -146,6 +147,7 @@ def prove(
             *_slower_than(reference, chosen),
             *_teacher_note(run, teacher),
             *int8_notes(run, profile),
+            *control_notes(choice.candidates),
             *run.notes,
         ),
         folder=run.store.folder.absolute(),

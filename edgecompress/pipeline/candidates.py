@@ -135,7 +135,7 @@ def measured(
 
 def _work(run: Run, models: Mapping[str, OnnxModel]) -> Mapping[str, Features | str]:
     """Count what the models compute, once for each set of them."""
-    inputs = _inputs(run)
+    inputs = measuring_inputs(run)
     if not models:
         return {}
     return run.store.once(
@@ -150,7 +150,7 @@ def _work(run: Run, models: Mapping[str, OnnxModel]) -> Mapping[str, Features | 
     )
 
 
-def _inputs(run: Run) -> dict[str, NDArray[np.generic]]:
+def measuring_inputs(run: Run) -> dict[str, NDArray[np.generic]]:
     """Return the inputs that models are measured with."""
     batch = run.recipe.measure.batch if run.recipe.measure else 1
     return _repeated(run.task.validation.take(slice(0, 1)), batch)
@@ -192,7 +192,7 @@ def _costs(
         "host": describe_host().fingerprint if target == HOST else fingerprint(target),
         "task": run.fingerprint,
     }
-    inputs = _inputs(run)
+    inputs = measuring_inputs(run)
     place = "" if target == HOST else f" on {target}"
     return run.store.once(
         MEASURE,

@@ -11,6 +11,7 @@ from edgecompress.pipeline.candidates import (
     scored,
     teacher_candidate,
 )
+from edgecompress.pipeline.controlled import controlled
 from edgecompress.pipeline.delivery import deliver
 from edgecompress.pipeline.narrowing import narrowed
 from edgecompress.pipeline.quantized import quantize_candidate
@@ -45,7 +46,8 @@ def compress(
         floats = tuple(export_network(run, n, f"{n.label}-fp32") for n in networks)
         int8 = tuple(small for whole in floats for small in quantize_candidate(run, profile, whole))
         int8 += tuple(one for f in floats for one in aware_candidate(run, profile, teacher, f))
-        candidates = tuple(scored(run, one, "validation") for one in (*floats, *int8))
+        plain = tuple(scored(run, one, "validation") for one in (*floats, *int8))
+        candidates = controlled(run, profile, plain)
         reference = teacher_candidate(run, teacher)
 
         choice = settle(run, profile, candidates, reference, teacher)

@@ -11,28 +11,28 @@ import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Literal
+from typing import get_args
 
 import numpy as np
 import onnx
 from onnx import ModelProto
 
 from edgecompress.graphs import labels_of, tidy
+from edgecompress.quantization import Repair
 from edgecompress.quantizing.calibration import calibration_sample
 from edgecompress.quantizing.correction import corrected
 from edgecompress.quantizing.equalization import equalized, smoothed
 from edgecompress.quantizing.floats import Names, closed, given_back, ordered, smallest, units
-from edgecompress.quantizing.layers import unshared
+from edgecompress.quantizing.layers import layers, unshared
 from edgecompress.quantizing.prepared import prepare, refuse_quantized
 from edgecompress.quantizing.rounding import rounded
 from edgecompress.quantizing.sensitivity import layer_errors
 from edgecompress.quantizing.static import StaticForm, static_int8
-from edgecompress.records import OnnxModel
+from edgecompress.records import Controlled, OnnxModel
 from edgecompress.runtime import Arrays, run
 from edgecompress.store import artifact, write_atomic
 
-Repair = Literal["equalization", "smoothing", "rounding", "bias"]
-REPAIRS: tuple[Repair, ...] = ("equalization", "smoothing", "rounding", "bias")
+REPAIRS: tuple[Repair, ...] = get_args(Repair)
 FILE = "int8-controlled.onnx"
 _EVALUATIONS = 10
 _ASIDE = 4  # one calibration sample in so many judges the repairs and makes none
@@ -53,25 +53,6 @@ class Terms:
     cost: Callable[[OnnxModel, OnnxModel], Mapping[str, float]]
     repairs: tuple[Repair, ...] = REPAIRS
     most: int = _EVALUATIONS
-
-
-@dataclass(frozen=True)
-class Controlled:
-    """Hold the int8 model that loses no more than allowed, or None, and how it came about.
-
-    `keep_float` are nodes of the prepared float model, of `nodes` that could be int8; `added_ms`
-    what they cost by the measured times of the layers.
-    """
-
-    model: OnnxModel | None
-    plain_loss: float
-    loss: float
-    repairs: tuple[str, ...]
-    keep_float: tuple[str, ...]
-    nodes: int
-    added_ms: float
-    evaluations: int
-    reason: str
 
 
 @dataclass(frozen=True)
@@ -160,7 +141,8 @@ def _with_floats(bench: _Bench, plan: _Plan) -> _Found:
     def within(kept: Names) -> bool | None:
         return bench.within(replace(plan, keep_float=closed(kept, among)))
 
-    first = smallest(ordered(noise, among, costs), within)
+    layered = {layer.node for layer in layers(plan.source)} & noise.keys()
+    first = smallest(ordered(noise, among, costs), layered, within)
     if first is None:
         reason = f"nothing but float was within it after {len(bench.losses)} evaluations"
         return _Found(plan, False, reason, len(noise))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
 
 from onnx import ModelProto
@@ -98,24 +98,25 @@ def ordered(
     return steps
 
 
-def smallest(steps: Sequence[Step], within: Within) -> Step | None:
-    """Return the first step that is within, by halving; None where only the last one may be.
+def smallest(steps: Sequence[Step], layered: Collection[str], within: Within) -> Step | None:
+    """Return the first step that is within, by halving; None where only a float model may be.
 
     Each question halves the noise, not the number of steps, that is still in doubt: where a few
-    nodes do most of the harm it asks about few. The last step keeps everything float that matters,
-    and is not asked about.
+    nodes do most of the harm it asks about few. A step that leaves none of the layers `layered` to
+    int8 is within for certain, and no answer.
     """
-    below, above = -1, len(steps) - 1
+    asked_about = [step for step in steps if not step.nodes >= set(layered)]
+    below, above = -1, len(asked_about)
     while above - below > 1:
-        before = steps[below].removed if below >= 0 else 0.0
-        middle = (before + steps[above].removed) / 2
+        start = asked_about[below].removed if below >= 0 else 0.0
+        end = asked_about[above].removed if above < len(asked_about) else 1.0
         inner = range(below + 1, above)
-        asked = next((i for i in inner if steps[i].removed >= middle), inner[-1])
-        answer = within(steps[asked].nodes)
+        middle = next((i for i in inner if asked_about[i].removed >= (start + end) / 2), inner[-1])
+        answer = within(asked_about[middle].nodes)
         if answer is None:
             break
-        below, above = (below, asked) if answer else (asked, above)
-    return steps[above] if above < len(steps) - 1 else None
+        below, above = (below, middle) if answer else (middle, above)
+    return asked_about[above] if above < len(asked_about) else None
 
 
 def given_back(kept: Names, least_worth_first: Sequence[str], within: Within) -> Names:

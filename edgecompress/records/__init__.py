@@ -30,6 +30,7 @@ from edgecompress.records.offers import (
     StudentSpec,
     StudentTrial,
 )
+from edgecompress.records.quantized import Controlled
 from edgecompress.records.report import Candidate, Report
 from edgecompress.records.trained import (
     Arm,
@@ -52,6 +53,7 @@ __all__ = [
     "Basis",
     "BudgetCheck",
     "Candidate",
+    "Controlled",
     "EpochPoint",
     "Evaluation",
     "Family",

@@ -10,6 +10,7 @@ from pathlib import Path
 from edgecompress.records.basics import Evaluation, OnnxModel, SplitName
 from edgecompress.records.measured import Measurement, Parity, Prediction, Verdict
 from edgecompress.records.offers import StudentChoice
+from edgecompress.records.quantized import Controlled
 from edgecompress.records.trained import PruningOutcome, TrainedNetwork
 
 
@@ -19,6 +20,7 @@ class Candidate:
 
     `measurement` was made on this host, `device` on the profile's own device. `download_bytes` is
     the size of the file as app stores send it, compressed; None where that was not looked at.
+    `control` says how accuracy control made it, where that did.
     """
 
     label: str
@@ -31,6 +33,7 @@ class Candidate:
     dropped: str | None = None
     device: Measurement | None = None
     download_bytes: int | None = None
+    control: Controlled | None = None
 
     def evaluation(self, split: SplitName) -> Evaluation | None:
         """Return the evaluation on `split`, or None if that split was not read."""
