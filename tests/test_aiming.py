@@ -10,9 +10,11 @@ import blobs
 import numpy as np
 import pytest
 import torch
+from command_line import quick_profile
 from evidence import measured
 from made_up_curves import CURVES
 
+from edgecompress.cli.main import main
 from edgecompress.errors import RecipeError
 from edgecompress.pipeline import aiming
 from edgecompress.pipeline.choice import without_slower
@@ -115,13 +117,27 @@ def test_what_the_budget_allows(tmp_path: Path) -> None:
     assert search.reached
 
 
+def test_the_prune_command_takes_a_profile_for_its_budget(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("recipe.toml").write_text(RECIPE)
+    Path("blobs.py").write_text(TASK)
+    quick = quick_profile(tmp_path, f"latency_ms.p95 = {MS_PER_BYTE * 200_000}")
+    asked = ["prune", "recipe.toml", "--set", "prune.target=budget"]
+    assert main(asked) == 2
+    assert "give --profile NAME, or a figure" in capsys.readouterr().err
+    assert main([*asked, "--profile", quick]) == 0
+    assert "pruning: asked for 0.95 share of the latency budget" in capsys.readouterr().err
+
+
 def test_a_budget_needs_a_profile_with_a_latency(tmp_path: Path) -> None:
     settings = PruneSettings(target="budget")
     with pytest.raises(RecipeError) as caught:
         aiming.goal_of(settings, None)
     assert str(caught.value) == (
-        'recipe: prune.target = "budget" is set by the profile of a device, which this command '
-        "does not know; use `edgecompress run --profile NAME`, or give a figure"
+        'recipe: prune.target = "budget" is set by the profile of a device; give --profile NAME, '
+        "or a figure"
     )
     with pytest.raises(RecipeError, match="profile here limits no latency; give a figure, such as"):
         aiming.goal_of(settings, host(model_size_mb=1.0))

@@ -86,6 +86,14 @@ Profile = Annotated[
         help="A shipped device profile (see 'edgecompress profiles list') or a TOML file.",
     ),
 ]
+MaybeProfile = Annotated[
+    str | None,
+    typer.Option(
+        "--profile",
+        metavar="NAME_OR_PATH",
+        help="A device profile, where the recipe leaves a student or a target to its budget.",
+    ),
+]
 Profiles = Annotated[
     list[str],
     typer.Option(

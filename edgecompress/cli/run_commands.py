@@ -17,7 +17,7 @@ from edgecompress.errors import EXIT_PASS, UsageError
 
 if TYPE_CHECKING:
     from edgecompress.pipeline.run import RunOptions
-    from edgecompress.pipeline.stages import StageName
+    from edgecompress.pipeline.stages import StageName, Unfinished
     from edgecompress.recipe import Recipe
     from edgecompress.records import Report
 
@@ -63,8 +63,9 @@ def run(  # noqa: PLR0913 - each is an option of the command line
     return _answer(answer, as_json)
 
 
-def distill(
+def distill(  # noqa: PLR0913 - each is an option of the command line
     recipe: options.Recipe = None,
+    profile: options.MaybeProfile = None,
     out: options.Out = RUN_FOLDER,
     overrides: options.Overrides = None,
     max_time: options.MaxTime = None,
@@ -72,11 +73,14 @@ def distill(
     trust_code: options.TrustCode = False,
 ) -> int:
     """Run the chain up to the distilled student and its control."""
-    return _stop_after("distill", _load(recipe, overrides), out, (max_time, trust_code), as_json)
+    with _running(out, max_time, trust_code) as behaviour:
+        made = _until("distill", _load(recipe, overrides), out, behaviour, profile)
+    return _told(made, as_json)
 
 
-def prune(
+def prune(  # noqa: PLR0913 - each is an option of the command line
     recipe: options.Recipe = None,
+    profile: options.MaybeProfile = None,
     out: options.Out = RUN_FOLDER,
     overrides: options.Overrides = None,
     max_time: options.MaxTime = None,
@@ -84,11 +88,14 @@ def prune(
     trust_code: options.TrustCode = False,
 ) -> int:
     """Run the chain up to the pruned and re-distilled student."""
-    return _stop_after("prune", _load(recipe, overrides), out, (max_time, trust_code), as_json)
+    with _running(out, max_time, trust_code) as behaviour:
+        made = _until("prune", _load(recipe, overrides), out, behaviour, profile)
+    return _told(made, as_json)
 
 
-def export(
+def export(  # noqa: PLR0913 - each is an option of the command line
     recipe: options.Recipe = None,
+    profile: options.MaybeProfile = None,
     out: options.Out = RUN_FOLDER,
     overrides: options.Overrides = None,
     max_time: options.MaxTime = None,
@@ -96,7 +103,9 @@ def export(
     trust_code: options.TrustCode = False,
 ) -> int:
     """Run the chain up to the float ONNX files, checked against torch."""
-    return _stop_after("export", _load(recipe, overrides), out, (max_time, trust_code), as_json)
+    with _running(out, max_time, trust_code) as behaviour:
+        made = _until("export", _load(recipe, overrides), out, behaviour, profile)
+    return _told(made, as_json)
 
 
 def report(
@@ -148,14 +157,20 @@ def _answer(answer: Report, as_json: bool) -> int:
     return options.EXIT_OF[answer.verdict.status]
 
 
-def _stop_after(
-    stage: StageName, recipe: Recipe, out: Path, behaviour: tuple[float | None, bool], as_json: bool
-) -> int:
-    from edgecompress.cli.plan import unfinished_document, unfinished_table
+def _until(
+    stage: StageName, recipe: Recipe, out: Path, behaviour: RunOptions, profile: str | None
+) -> Unfinished:
     from edgecompress.pipeline.stages import run_until
+    from edgecompress.profiles import load_profile
 
-    with _running(out, *behaviour) as quiet:
-        made = run_until(stage, recipe, out, quiet)
+    device = None if profile is None else load_profile(profile)
+    return run_until(stage, recipe, out, behaviour, device)
+
+
+def _told(made: Unfinished, as_json: bool) -> int:
+    """Print what a run that stopped early has made."""
+    from edgecompress.cli.plan import unfinished_document, unfinished_table
+
     emit_json(unfinished_document(made)) if as_json else emit(unfinished_table(made))
     return EXIT_PASS
 

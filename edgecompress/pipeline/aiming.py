@@ -74,8 +74,8 @@ def goal_of(settings: PruneSettings, profile: Profile | None) -> Goal:
             return Goal(figure, limit, share=figure != "latency_ms.p50" and limit < 1)
     if profile is None:
         raise RecipeError(
-            'recipe: prune.target = "budget" is set by the profile of a device, which this command '
-            "does not know; use `edgecompress run --profile NAME`, or give a figure"
+            'recipe: prune.target = "budget" is set by the profile of a device; give '
+            "--profile NAME, or a figure"
         )
     if not profile.budget.latency_ms.model_dump(exclude_none=True):
         raise RecipeError(
@@ -115,7 +115,7 @@ class Trials:
     def whole(self) -> OnnxModel:
         """Return the unpruned network, exported."""
         example, path = self.run.task.example_inputs(3), self.folder / "unpruned.onnx"
-        return export(self.student.module, example, path, self.run.recipe.export)
+        return export(self.student.module, example, path, self.run.recipe.export.plain)
 
     def pruned(self, step: Step) -> Pruned:
         """Return the network that was made for a step."""
@@ -145,7 +145,7 @@ class Trials:
         if self.goal.figure == "macs":
             return pruned.macs_after / (pruned.macs_before if self.goal.share else 1)
         path = self.folder / f"trial-{len(self.made)}.onnx"
-        model = export(pruned.module, run.task.example_inputs(3), path, run.recipe.export)
+        model = export(pruned.module, run.task.example_inputs(3), path, run.recipe.export.plain)
         if not self.goal.timed:
             return model.size_bytes / (self.whole.size_bytes if self.goal.share else 1)
         return self._beside_the_whole(model, self._measuring.screening_processes)

@@ -12,6 +12,7 @@ from edgecompress.pipeline.narrowing import narrowed
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.students import find_student
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
+from edgecompress.profiles import Profile
 from edgecompress.recipe import Recipe
 from edgecompress.records import Candidate, PruningOutcome, TrainedNetwork
 
@@ -28,18 +29,25 @@ class Unfinished:
     exports: tuple[Candidate, ...]
 
 
-def run_until(stage: StageName, recipe: Recipe, out: Path, options: RunOptions) -> Unfinished:
+def run_until(
+    stage: StageName,
+    recipe: Recipe,
+    out: Path,
+    options: RunOptions,
+    profile: Profile | None = None,
+) -> Unfinished:
     """Run the recipe's stages up to and with `stage`, and return what they made.
 
+    `profile` is needed where the recipe leaves a student or a target to its budget.
     Raises RecipeError when the recipe has no such section, else what a run raises.
     """
     if stage != "export" and getattr(recipe, stage) is None:
         raise RecipeError(f"recipe: has no [{stage}] section, nothing to do; add one")
     with open_run(recipe, out, options) as run:
         run, teacher = narrowed(run, obtain_teacher(run))
-        found = find_student(run, None, teacher)
+        found = find_student(run, profile, teacher)
         student = train_student(run, teacher, found)
-        pruned = prune_student(run, student, teacher) if stage != "distill" else None
+        pruned = prune_student(run, student, teacher, profile) if stage != "distill" else None
         made = [network for network in (student, pruned) if network]
         trained = [n.training for n in (teacher.network, *made) if n and n.training]
         return Unfinished(

@@ -76,9 +76,8 @@ def find_student(run: Run, profile: Profile | None, teacher: TeacherInHand) -> F
         return Found(nursery.start(named), choice)
     if profile is None:
         raise RecipeError(
-            f'recipe: distill.student = "{asked}" is found for the budgets of a device, which this '
-            "command does not know; use `edgecompress run --profile NAME`, or give the label of a "
-            "student that `edgecompress students` lists"
+            f'recipe: distill.student = "{asked}" is found for the budgets of a device; give '
+            "--profile NAME, or the label of a student that `edgecompress students` lists"
         )
     students = nursery.students(asked)
     offers = _offers(nursery, profile, students)
