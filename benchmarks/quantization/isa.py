@@ -46,7 +46,7 @@ class Bench:
     fleet: tuple[Member, ...]
     kits: Kits
     out: Path
-    weights: tuple[str, ...]
+    weights: Sequence[str]
     end: float
 
 
@@ -58,9 +58,10 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SMALL))
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
+    parser.add_argument("--without", nargs="+", default=[], help="Processors to leave out.")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     asked = parser.parse_args()
-    bench = opened(asked.out, asked.weights, time.monotonic() + asked.seconds)
+    bench = opened(asked)
     names = [member.name for member in bench.fleet]
     print(f"| set | int8 | samples | float | {' | '.join(names)} | largest spread, 95 % bounds |")
     print(f"|---|---|{'--:|' * (3 + len(names))}")
@@ -73,13 +74,14 @@ def main() -> None:
             print(f"{name}: no {source}", file=sys.stderr)
 
 
-def opened(out: Path, weights: Sequence[str], end: float) -> Bench:
+def opened(asked: argparse.Namespace) -> Bench:
     """Return the bench, or stop where one of the fleet cannot run here."""
     kits = Kits(default_cache())
     fleet = members(FLEET, FLEET.fleet, isa_of(describe_host().isa), kits)
+    fleet = tuple(member for member in fleet if member.name not in asked.without)
     if missing := [f"{member.name}: {member.missing}" for member in fleet if member.missing]:
         sys.exit("; ".join(missing))
-    return Bench(fleet, kits, out, tuple(weights), end)
+    return Bench(fleet, kits, asked.out, asked.weights, time.monotonic() + asked.seconds)
 
 
 def lines(name: str, source: Path, task: Task, bench: Bench) -> Iterator[str]:
