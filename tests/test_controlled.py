@@ -24,6 +24,7 @@ from edgecompress.quantizing.layers import layers
 from edgecompress.quantizing.static import StaticForm
 from edgecompress.recipe import QuantizeSettings, Recipe
 from edgecompress.records import Controlled, OnnxModel
+from edgecompress.report.document import candidate_json
 from edgecompress.runtime import run as run_model
 from edgecompress.runtime import session
 from edgecompress.tasks.task import Split, Task
@@ -162,6 +163,12 @@ def test_a_run_gets_one_more_candidate_where_all_int8_loses(relu: OnnxModel, har
     assert note.startswith("student-int8-controlled: plain static int8 loses 0.")
     assert "repaired by equalization" in note
     assert note.endswith("no layer went back to float; 2 full evaluations")
+    told = candidate_json(made, hard_run.store.folder)["control"]
+    assert told == {
+        **{name: getattr(made.control, name) for name in ("plain_loss", "loss", "reason")},
+        "repairs": made.control.repairs, "keep_float": (), "nodes": 0, "added_ms": 0.0,
+        "evaluations": 2,
+    }  # fmt: skip
     stages = hard_run.store.finished("control")
     assert controlled(hard_run, profile, plain) == every
     assert hard_run.store.finished("control") == stages == 1

@@ -61,10 +61,7 @@ class HardNet(nn.Module):
         )
         sizes = [width * 2 ** (i // 2) for i in range(stages + 1)]
         self.stages = nn.Sequential(
-            *(
-                Stage(a, b, 2 if i == 1 else 1, kind)
-                for i, (a, b) in enumerate(pairwise(sizes))
-            )
+            *(Stage(a, b, 2 if i == 1 else 1, kind) for i, (a, b) in enumerate(pairwise(sizes)))
         )
         self.head = nn.Linear(sizes[-1], 10)
 

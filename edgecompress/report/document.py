@@ -15,6 +15,7 @@ from edgecompress.records import (
     Artifact,
     BudgetCheck,
     Candidate,
+    Controlled,
     Evaluation,
     Measurement,
     Metric,
@@ -127,7 +128,12 @@ def _candidate(candidate: Candidate, folder: Path) -> Json:
         "device": _device(candidate),
         "parity": asdict(candidate.parity) if candidate.parity else None,
         "dropped": candidate.dropped,
+        "control": _control(candidate.control) if candidate.control else None,
     }
+
+
+def _control(found: Controlled) -> Json:
+    return {key: value for key, value in asdict(found).items() if key != "model"}
 
 
 def _plain(value: object) -> object:
