@@ -234,11 +234,12 @@ def test_a_training_that_was_killed_ends_in_the_same_bits(
 
 
 def by_hand(path: Path, *nodes: onnx.NodeProto, **weights: NDArray[Any]) -> OnnxModel:
+    """Write a float model of rows of 40, whose answer is what the last node makes."""
     graph = helper.make_graph(
         list(nodes),
         "g",
         [helper.make_tensor_value_info("x", TensorProto.FLOAT, ["batch", 40])],
-        [helper.make_tensor_value_info("y", TensorProto.FLOAT, ["batch", 40])],
+        [helper.make_tensor_value_info(nodes[-1].output[0], TensorProto.FLOAT, ["batch", 40])],
         [numpy_helper.from_array(w.astype(np.float32), n) for n, w in weights.items()],
     )
     model = helper.make_model(graph, opset_imports=[helper.make_opsetid("", 18)], ir_version=10)
@@ -296,11 +297,11 @@ def test_equal_biases_are_learned_apart(tmp_path: Path) -> None:
 def test_a_softmax_at_the_end_is_left_to_the_loss(tmp_path: Path) -> None:
     nodes = [
         helper.make_node("MatMul", ["x", "w"], ["h"]),
-        helper.make_node("Softmax", ["h"], ["y"]),
+        helper.make_node("Softmax", ["h"], ["probabilities"]),
     ]
     model = by_hand(tmp_path / "m.onnx", *nodes, w=WEIGHT)
     found = begin(model, image(40), PLAIN, tmp_path)
     assert found.int8 is not None
-    logits = forward(fake_quantized(found, PLAIN, before_softmax=True), image(40))
+    logits = forward(fake_quantized(found, PLAIN), image(40))
     said = torch.softmax(torch.from_numpy(logits), 1).numpy()
     np.testing.assert_allclose(said, run(found.int8, image(40)), atol=0.02)

@@ -59,9 +59,9 @@ def aware_candidate(
     if beginning.reason:
         run.store.say(f"quantize: {label} left out: {beginning.reason}")
         return ()
-    network = fake_quantized(beginning, form, before_softmax=run.recipe.export.softmax)
+    network = fake_quantized(beginning, form)
     lesson = _lesson(run, whole, settings.aware)
-    origin = digest_of([whole.model.sha256, asdict(form), run.recipe.export.softmax])
+    origin = digest_of([whole.model.sha256, asdict(form)])
     zeros = Adjusting({"zeros": "stay"}, zeros_stay) if _is_sparse(run, whole) else None
     course = Course(run, "aware", network, teacher.calibrated(lesson), zeros, origin)
     arm = course.arm(DISTILLED, lesson, run.recipe.seed)
@@ -130,7 +130,6 @@ def _finished(
         "source": beginning.source.sha256,
         "weights": weights,
         "form": asdict(form),
-        "softmax": run.recipe.export.softmax,
         "samples": _samples(run),
         "task": run.fingerprint,
         "seed": run.recipe.seed,
@@ -140,7 +139,7 @@ def _finished(
         model = finish(network, beginning, _calibration(run), form, folder / "int8-aware.onnx")
         inputs = run.task.validation.inputs
         outputs = forward(network, inputs)
-        if run.recipe.export.softmax:
+        if network.leaves_softmax:
             outputs = np.exp(log_softmax(outputs)).astype(np.float32)
         parity = check_parity(outputs, model, inputs, FAKE, AS_TRAINED, run.task.kind)
         return Exported(model, parity)

@@ -67,14 +67,12 @@ def begin(model: OnnxModel, calibration: Arrays, form: StaticForm, folder: Path)
     return Beginning(None, None, reason) if reason else made
 
 
-def fake_quantized(
-    beginning: Beginning, form: StaticForm, before_softmax: bool = False
-) -> FakeQuantized:
+def fake_quantized(beginning: Beginning, form: StaticForm) -> FakeQuantized:
     """Return the network that rounds where the int8 model rounds, ready to be trained."""
     assert beginning.source is not None
     assert beginning.int8 is not None
     places = places_of(onnx.load(beginning.source.path), onnx.load(beginning.int8.path))
-    return FakeQuantized(places, 64 if form.reduce_range else 127, before_softmax)
+    return FakeQuantized(places, 64 if form.reduce_range else 127)
 
 
 def finish(
@@ -118,13 +116,14 @@ def _unlike(beginning: Beginning, form: StaticForm, inputs: Arrays) -> str:
     try:
         network = fake_quantized(beginning, form).eval()
         with torch.no_grad():
-            answers = network(*(torch.from_numpy(a) for a in inputs.values())).numpy()
+            answers = network(*(torch.from_numpy(a) for a in inputs.values()))
+        said = (answers.softmax(dim=1) if network.leaves_softmax else answers).numpy()
     except UnlikeError as error:
         return f"PyTorch has no like of its {error}"
     except (RuntimeError, ValueError, TypeError, KeyError, IndexError) as error:
         return f"it cannot be computed in PyTorch: {one_line(error)}"
     expected = run(beginning.int8, inputs)
-    off = float(np.square(answers - expected).mean())
+    off = float(np.square(said - expected).mean())
     likeness = 1.0 - off / max(float(expected.var()), 1e-12)
     if likeness < _LIKE:
         return f"PyTorch computes it otherwise than ONNX Runtime here: R2 {likeness:.2f} < {_LIKE}"

@@ -48,19 +48,20 @@ class FakeQuantized(nn.Module):
     """Compute what an int8 model computes, with weights and ranges that learn.
 
     Batch norms are folded into weights by then, and activations into the ranges behind them.
-    `largest` is the largest magnitude of an 8-bit weight: 127, or 64 where 7 bits are used. With
-    `before_softmax`, a softmax at the end is left out: losses take logits. Raise UnlikeError for
-    operators that PyTorch has no like of.
+    `largest` is the largest magnitude of an 8-bit weight: 127, or 64 where 7 bits are used. The
+    softmax of an output called `probabilities` is left out: losses take logits. Raise UnlikeError
+    for operators that PyTorch has no like of.
     """
 
-    def __init__(self, places: Places, largest: int, before_softmax: bool = False) -> None:
+    def __init__(self, places: Places, largest: int) -> None:
         super().__init__()
         if unlike := sorted({step.operator for step in places.steps} - {QUANTIZE, *OPERATORS}):
             raise UnlikeError(f"operators {', '.join(unlike)}")
         self._inputs, self._output, self._steps = places.inputs, places.output, tuple(places.steps)
-        if before_softmax and self._steps[-1].operator == "Softmax":
-            *steps, softmax = self._steps
-            self._output, self._steps = softmax.inputs[0], tuple(steps)
+        last = self._steps[-1]
+        self.leaves_softmax = (last.operator, self._output) == ("Softmax", "probabilities")
+        if self.leaves_softmax:
+            self._output, self._steps = last.inputs[0], self._steps[:-1]
         self._rounded, self._grid_of = dict(places.rounded), dict(places.grid_of)
         self._learned, self._constants = tuple(places.learned), tuple(places.constants)
         self._largest = largest
