@@ -16,9 +16,12 @@ from edgecompress.cli import verifying
 from edgecompress.cli.main import main
 from edgecompress.errors import ChildFailedError, EdgecompressError
 from edgecompress.quantizing.schemes import quantize
-from edgecompress.runtime import onnx_model
+from edgecompress.recipe import QuantizeSettings
+from edgecompress.runtime import admit, onnx_model
 from edgecompress.verifying.emulators import Kits, default_cache, obstacle, set_up
+from edgecompress.verifying.fleet import Member, answers
 from edgecompress.verifying.machines import RefusedError, native, outputs_on
+from edgecompress.verifying.processors import PROCESSORS
 
 RNG = np.random.default_rng(0)
 X = RNG.normal(size=(40, 8)).astype(np.float32)
@@ -254,3 +257,20 @@ def test_two_models_on_real_emulators(kits, tmp_path, capsys, monkeypatch):
         assert eight[name][1]["steps"] <= 1.001
     assert plain["haswell"][0] == "reported"
     assert eight["haswell"][1]["steps"] >= 0
+
+
+@pytest.mark.slow
+def test_which_8_bit_forms_saturate_without_vnni(kits, tmp_path):
+    source = onnx_model(tiny_models.save_mlp(tmp_path / "float.onnx", width=64, depth=2))
+    x = {"x": RNG.uniform(0, 1, size=(64, 64)).astype(np.float32)}  # large codes beside another
+    arm, x86 = (next(p for p in PROCESSORS if p.name == name) for name in ("cortex-a76", "haswell"))
+    apart = {}
+    for scheme, seven in (("static", False), ("static", True), ("static-u8u8", False)):
+        settings = QuantizeSettings(schemes=(scheme,), reduce_range=seven)
+        (made,) = quantize(source, x, tmp_path / f"{scheme}-{seven}", settings)
+        facts = admit(made.model.path)
+        outputs = [answers(Member(p.name, p), kits, facts, x, 300) for p in (arm, x86)]
+        apart[scheme, seven] = float(np.abs(outputs[0] - outputs[1]).max())
+    assert apart["static", False] > 0.01  # two products are added in 16 bits
+    assert apart["static", True] <= 1e-6
+    assert apart["static-u8u8", False] <= 1e-6
