@@ -131,13 +131,15 @@ def test_quantize_writes_int8_models_and_compares_them(folder, capsys):
     arguments = ["quantize", "large.onnx", "--data", "data.npz", "--out", "int8"]
     assert main([*arguments, "--set", "quantize.per_channel=false", "--json"]) == 0
     found = document(capsys)
-    assert [m["label"] for m in found["models"]] == ["large", "int8-static", "int8-dynamic"]
+    made = ["int8-static", "int8-dynamic", "int8-weights", "int4-weights"]
+    assert [m["label"] for m in found["models"]] == ["large", *made]
+    assert found["skipped"][0].startswith("int8-static-float-ends: not made: static int8 has ")
     assert found["models"][1]["parity"]["agreement"] > 0.9
     assert found["models"][1]["size_bytes"] < found["models"][0]["size_bytes"]
-    assert sorted(p.name for p in Path("int8").iterdir()) == [
-        "int8-dynamic.onnx",
-        "int8-static.onnx",
-    ]
+    assert {p.name for p in Path("int8").iterdir()} == {f"{label}.onnx" for label in made}
+    arguments += ["--set", 'quantize.schemes=["fp16"]', "--json"]
+    assert main(arguments) == 0
+    assert [m["label"] for m in document(capsys)["models"]] == ["large", "fp16"]
 
 
 def test_quantize_says_why_a_model_is_not_made(folder, capsys):

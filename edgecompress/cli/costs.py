@@ -13,6 +13,7 @@ from edgecompress.measuring.host import describe_host, saturates_int8
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.targets.machine import machine_of
 from edgecompress.measuring.targets.target import HOST, Target
+from edgecompress.quantizing.fitting import schemes_for
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import MeasureSettings, QuantizeSettings
 from edgecompress.records import Candidate, Measurement, OnnxModel
@@ -41,14 +42,11 @@ def measured(
 def quantized(
     source: OpenModel, samples: Arrays, out: Path, settings: QuantizeSettings, say: Say
 ) -> tuple[list[Candidate], list[str]]:
-    """Write int8 models of `source` into `out`; return all, measured, and why others are missing.
+    """Write smaller models of `source` into `out`; return all, measured, and why some are missing.
 
     `samples` serve twice: to calibrate, and to compare each int8 model with the float one.
     """
-    if settings.reduce_range == "auto":  # no profile tells more than that this machine measures
-        seven = saturates_int8(describe_host().isa)
-        settings = settings.model_copy(update={"reduce_range": seven})
-    made = quantize(source.facts.model, samples, out, settings)
+    made = quantize(source.facts.model, samples, out, _settled(settings, source))
     probe = {name: array[:PARITY_SAMPLES] for name, array in samples.items()}
     reference = run(source.facts.model, probe)
     tolerance = replace(INT8, any_batch=takes_any_batch(source.facts))
@@ -63,6 +61,18 @@ def quantized(
     inputs = {candidate.label: source.inputs for candidate in candidates}
     skipped = [f"{m.scheme}: not made: {m.reason}" for m in made if m.model is None]
     return _with_costs(candidates, inputs, (1, 1, MeasureSettings().processes[0]), say), skipped
+
+
+def _settled(settings: QuantizeSettings, source: OpenModel) -> QuantizeSettings:
+    """Return the settings with "auto" settled: no profile tells more than what measures here."""
+    isa = describe_host().isa
+    seven, settled = saturates_int8(isa), dict[str, object]()
+    if settings.reduce_range == "auto":
+        settled["reduce_range"] = seven
+    if settings.schemes == "auto":
+        formats = ("int8", *({"fp16"} & set(isa)))
+        settled["schemes"] = schemes_for(source.facts.model.path, formats, seven)
+    return settings.model_copy(update=settled)
 
 
 def cost_table(candidates: Sequence[Candidate]) -> str:
