@@ -8,7 +8,7 @@ from pathlib import Path
 import onnx
 
 from edgecompress.admission import messages
-from edgecompress.errors import DataError, ModelError
+from edgecompress.errors import ModelError
 from edgecompress.exporting.contents import BundleContents
 from edgecompress.exporting.golden import rows_as_calls
 from edgecompress.graphs import labels_of
@@ -56,19 +56,9 @@ def foreign_contents(
 
 
 def calls_of(facts: ModelFacts, samples: Arrays) -> tuple[Arrays, ...]:
-    """Return the first samples as calls: one each, or as many as the model fixes.
-
-    Raise DataError when there are fewer than one call takes.
-    """
-    fixed = [t.shape[0] for t in facts.inputs if t.shape and t.shape[0] is not None]
-    rows = max(fixed, default=1)
-    count = len(next(iter(samples.values())))
-    if count < rows:
-        raise DataError(
-            f"--data: holds {count} samples, expected at least {rows}, which {facts.model.path} "
-            "takes at once"
-        )
-    return rows_as_calls(samples, CALLS, rows)
+    """Return the first samples as calls: one each, or as many as the model fixes."""
+    fixed = (t.shape[0] for t in facts.inputs if t.shape and t.shape[0] is not None)
+    return rows_as_calls(samples, CALLS, max(fixed, default=1))
 
 
 def _portable(given: OnnxModel, path: Path) -> tuple[OnnxModel, tuple[str, ...]]:

@@ -12,13 +12,13 @@ import subprocess
 import sys
 import tempfile
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any, Literal
 
 from pydantic import TypeAdapter
 
-from edgecompress.errors import EdgecompressError
+from edgecompress.errors import ModelError
 from edgecompress.exporting.golden import Golden
 from edgecompress.records import OnnxModel
 from edgecompress.store import artifact, write_atomic
@@ -109,24 +109,28 @@ def make_mobile(model: OnnxModel, folder: Path, golden: Golden) -> Mobile:
         try:
             _run_tools(scratch)
             mobile = _read(scratch)
-            made = scratch / f"model.{LEVEL}.ort"
-            listed = scratch / f"model.required_operators_and_types.{LEVEL}.config"
-            needed = _without_comments(listed.read_text(encoding="utf-8"))
-            missed = golden.error_of(artifact(made, OnnxModel))
         except subprocess.CalledProcessError as error:
             last = " ".join((error.stderr.strip() or error.stdout.strip()).splitlines()[-1:])
             return _nothing(f"the converter failed: {last.replace(name, '')}")
-        except (subprocess.TimeoutExpired, OSError, ValueError, EdgecompressError) as error:
+        except (subprocess.TimeoutExpired, OSError, ValueError) as error:
             return _nothing(f"the conversion failed: {type(error).__name__}")
-        if not missed <= golden.max_rel_error:
-            return Mobile(
-                "the converted model gives other answers than model.onnx",
-                mobile.accelerators,
-                mobile.verdict_reason,
-            )
-        write_atomic(folder / MODEL, made.read_bytes())
+        return replace(mobile, ort_reason=_keep(scratch, folder, golden))
+
+
+def _keep(scratch: Path, folder: Path, golden: Golden) -> str:
+    """Move what the converter made into the bundle; return why not, where it is not alike."""
+    made = scratch / f"model.{LEVEL}.ort"
+    listed = scratch / f"model.required_operators_and_types.{LEVEL}.config"
+    try:
+        missed = golden.error_of(artifact(made, OnnxModel))
+        needed = _without_comments(listed.read_text(encoding="utf-8"))
+    except (OSError, ModelError):
+        return "ONNX Runtime cannot run what its converter made of the model"
+    if not missed <= golden.max_rel_error:
+        return "the converted model gives other answers than model.onnx"
+    write_atomic(folder / MODEL, made.read_bytes())
     write_atomic(folder / OPERATORS, (_HEADER + needed).encode())
-    return mobile
+    return ""
 
 
 def _run_tools(scratch: Path) -> None:
