@@ -57,7 +57,7 @@ class FakeQuantized(nn.Module):
         super().__init__()
         if unlike := sorted({step.operator for step in places.steps} - {QUANTIZE, *OPERATORS}):
             raise UnlikeError(f"operators {', '.join(unlike)}")
-        self._inputs, self._output, self._steps = places.inputs, places.output, tuple(places.steps)
+        self._inputs, self._output, self._steps = places.inputs, places.output, places.steps
         last = self._steps[-1]
         self.leaves_softmax = (last.operator, self._output) == ("Softmax", "probabilities")
         if self.leaves_softmax:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
@@ -50,7 +50,7 @@ class Grid:
     zero_point: int
 
 
-@dataclass
+@dataclass(frozen=True)
 class Places:
     """Hold what an int8 model computes: all in float, but where its numbers are rounded.
 
@@ -58,28 +58,34 @@ class Places:
     a weight in 8 bits; `grids` belong to one tensor or several, as `grid_of` says.
     """
 
-    inputs: tuple[str, ...] = ()
-    output: str = ""
-    steps: list[Step] = field(default_factory=list)
-    learned: dict[str, Array] = field(default_factory=dict)
-    rounded: dict[str, Rounded] = field(default_factory=dict)
-    grids: dict[str, Grid] = field(default_factory=dict)
-    grid_of: dict[str, str] = field(default_factory=dict)
-    constants: dict[str, Array] = field(default_factory=dict)
+    inputs: tuple[str, ...]
+    output: str
+    steps: tuple[Step, ...]
+    learned: Mapping[str, Array]
+    rounded: Mapping[str, Rounded]
+    grids: Mapping[str, Grid]
+    grid_of: Mapping[str, str]
+    constants: Mapping[str, Array]
 
 
 def places_of(source: ModelProto, int8: ModelProto) -> Places:
     """Return what `int8` computes, which the quantizer made of the float model `source`."""
-    floats, own = _constants(source), _constants(int8)
-    read = _Reader(floats, own)
+    read = _Reader(_constants(source), _constants(int8))
     for node in int8.graph.node:
         read.node_(node)
-    places = read.places
-    places.inputs = tuple(i.name for i in int8.graph.input if i.name not in own)
-    places.output = read.same.get(int8.graph.output[0].name, int8.graph.output[0].name)
-    used = {name for step in places.steps for name in step.inputs}
-    places.constants |= {n: a for n, a in own.items() if n in used and n not in places.learned}
-    return places
+    output = int8.graph.output[0].name
+    used = {name for step in read.steps for name in step.inputs}
+    others = {n: a for n, a in read.own.items() if n in used and n not in read.learned}
+    return Places(
+        inputs=tuple(i.name for i in int8.graph.input if i.name not in read.own),
+        output=read.same.get(output, output),
+        steps=tuple(read.steps),
+        learned=read.learned,
+        rounded=read.rounded,
+        grids=read.grids,
+        grid_of=read.grid_of,
+        constants={**others, **read.restored},
+    )
 
 
 class _Reader:
@@ -87,8 +93,13 @@ class _Reader:
 
     def __init__(self, floats: Mapping[str, Array], own: Mapping[str, Array]) -> None:
         self.floats, self.own = floats, own
-        self.places = Places()
         self.same: dict[str, str] = {}
+        self.steps: list[Step] = []
+        self.learned: dict[str, Array] = {}
+        self.restored: dict[str, Array] = {}
+        self.rounded: dict[str, Rounded] = {}
+        self.grids: dict[str, Grid] = {}
+        self.grid_of: dict[str, str] = {}
 
     def node_(self, node: NodeProto) -> None:
         """Take in one more node."""
@@ -102,10 +113,10 @@ class _Reader:
 
     def _rounding_(self, node: NodeProto) -> None:
         tensor, scale, zero_point = node.input
-        self.places.grids[scale] = Grid(float(self.own[scale]), int(self.own[zero_point]))
-        self.places.grid_of[tensor] = scale
+        self.grids[scale] = Grid(float(self.own[scale]), int(self.own[zero_point]))
+        self.grid_of[tensor] = scale
         inputs = (self.same.get(tensor, tensor),)
-        self.places.steps.append(Step(QUANTIZE, inputs, tuple(node.output), {"grid": scale}))
+        self.steps.append(Step(QUANTIZE, inputs, tuple(node.output), {"grid": scale}))
 
     def _restoring_(self, node: NodeProto) -> None:
         """Pass an activation on; take a weight from the float model, else a constant as it is."""
@@ -116,15 +127,15 @@ class _Reader:
         name = value.removesuffix(TENSOR_NAME_QUANT_SUFFIX)
         kind = self.own[value].dtype
         if name in self.floats and kind == np.int32:  # so fine that its rounding is left out
-            self.places.learned[name] = self.floats[name]
+            self.learned[name] = self.floats[name]
             self.same[made] = name
         elif name in self.floats and kind == np.int8:
-            self.places.learned[name] = self.floats[name]
+            self.learned[name] = self.floats[name]
             single = self.own[node.input[1]].ndim == 0
             axis = None if single else int(_attributes(node).get("axis", 1))
-            self.places.rounded[made] = Rounded(name, axis)
+            self.rounded[made] = Rounded(name, axis)
         else:
-            self.places.constants[made] = self._restored(node)
+            self.restored[made] = self._restored(node)
 
     def _restored(self, node: NodeProto) -> Array:
         value, scale, *zero = (self.own[name] for name in node.input)
@@ -139,9 +150,9 @@ class _Reader:
         inputs = tuple(self.same.get(name, name) for name in node.input)
         for slot in _LEARNED.get(node.op_type, ()):
             if slot < len(inputs) and (name := inputs[slot]) in self.floats:
-                self.places.learned[name] = self.floats[name]
+                self.learned[name] = self.floats[name]
         step = Step(node.op_type, inputs, tuple(node.output), _attributes(node))
-        self.places.steps.append(step)
+        self.steps.append(step)
 
 
 def _attributes(node: NodeProto) -> dict[str, Any]:
