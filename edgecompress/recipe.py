@@ -304,7 +304,7 @@ def load_recipe(path: Path | None, overrides: Sequence[str] = ()) -> Recipe:
 def quantize_settings(overrides: Sequence[str]) -> QuantizeSettings:
     """Return the `[quantize]` section that `overrides` make, for a model without a recipe.
 
-    Raises RecipeError for a key outside of that section.
+    Raises RecipeError for a key outside of that section, and for training in 8 bits.
     """
     document: dict[str, Any] = {}
     for override in overrides:
@@ -314,7 +314,13 @@ def quantize_settings(overrides: Sequence[str]) -> QuantizeSettings:
             f"--set {outside[0]}: expected quantize.KEY=VALUE, for there is nothing but [quantize] "
             "to set here"
         )
-    return parse(Recipe, document, "--set", RecipeError).quantize or QuantizeSettings()
+    settings = parse(Recipe, document, "--set", RecipeError).quantize or QuantizeSettings()
+    if settings.aware is not None:
+        raise RecipeError(
+            "--set quantize.aware: nothing is trained here, a student learns in 8 bits from its "
+            "teacher; give the section in a recipe to `edgecompress run`"
+        )
+    return settings
 
 
 def recipe_schema() -> Document:
