@@ -157,11 +157,12 @@ def of_many_inputs(folder: Path) -> Bundle:
     return bundled(folder, model, calls=rows_as_calls(inputs, 4), class_names=(), kind="regression")
 
 
-def of_texts(folder: Path, tokenizer: Tokenizer) -> Bundle:
+def of_texts(folder: Path, tokenizer: Tokenizer, names: tuple[str, ...] = ()) -> Bundle:
     folder.mkdir(exist_ok=True)
     model = write_text_model(folder / "texts.onnx")
     calls = rows_as_calls(tokenizer.encode(TEXTS), 8)
-    return bundled(folder, model, calls=calls, tokenizer=tokenizer, normalization={})
+    how = {"calls": calls, "tokenizer": tokenizer, "class_names": names, "normalization": {}}
+    return bundled(folder, model, **how)
 
 
 @pytest.mark.slow
