@@ -43,7 +43,7 @@ from edgecompress.store import StageCode, artifact, digest_of
 
 AIMED = StageCode(
     "prune",
-    ("pruning", "search", "exporting", "measuring"),
+    ("pruning", "search", "exporting", "measuring", "distilling"),
     ("torch", "torch-pruning", "onnx", "onnxscript", "onnxruntime", "numpy"),
 )
 ROOM = 0.05
