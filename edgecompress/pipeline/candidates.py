@@ -10,20 +10,22 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompress.distilling.scoring import forward
-from edgecompress.exporting.onnx import export
+from edgecompress.exporting.differing import first_layer, located
+from edgecompress.exporting.onnx import export_described
 from edgecompress.exporting.parity import FLOAT, check_parity
+from edgecompress.graphs import About
 from edgecompress.measuring.features import Features, read_features
 from edgecompress.measuring.host import describe_host
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
 from edgecompress.measuring.targets.machine import fingerprint, machine_of
 from edgecompress.measuring.targets.target import HOST, Target
+from edgecompress.pipeline.folding import inputs_of, logits_of
 from edgecompress.pipeline.networks import Network, TeacherInHand
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
 from edgecompress.records import Candidate, Evaluation, Measurement, OnnxModel, Parity, SplitName
 from edgecompress.runtime import admit, onnx_model
-from edgecompress.runtime import run as run_model
 from edgecompress.store import StageCode, digest_of
 from edgecompress.tasks.metrics import evaluate
 from edgecompress.tasks.task import Split
@@ -53,17 +55,18 @@ class Exported:
 def export_network(run: Run, network: Network, label: str) -> Candidate:
     """Return the network as a float candidate, compared with torch on real samples."""
     probe = run.task.validation.take(slice(0, PARITY_SAMPLES)).inputs
-    settings = run.recipe.export
+    settings = run.recipe.export.plain  # what is folded in comes last
     key = {"network": network.digest, "settings": settings.model_dump(), "task": run.fingerprint}
+    about = About(run.task.class_names, run.task.kind, weights=network.digest)
 
     def make(folder: Path) -> Exported:
         example = run.task.example_inputs(3)
         path = folder / "model.onnx"
-        model = export(network.module, example, path, settings, run.task.class_names)
+        lengths = run.task.free_lengths
+        model = export_described(network.module, example, path, settings, about, lengths)
         outputs = forward(network.module, probe)
-        if settings.softmax:
-            outputs = _softmax(outputs)
-        return Exported(model, check_parity(outputs, model, probe, "torch", FLOAT, run.task.kind))
+        parity = check_parity(outputs, model, probe, "torch", FLOAT, run.task.kind)
+        return Exported(model, located(parity, lambda: first_layer(network.module, probe)))
 
     made = run.store.once(EXPORT, Exported, key, make, title=f"export {label}")
     return candidate_of(label, made.model, "fp32", made.parity)
@@ -105,7 +108,7 @@ def scored(run: Run, candidate: Candidate, split: SplitName) -> Candidate:
         Evaluation,
         key,
         lambda folder: evaluate(
-            run.task.metric, run_model(candidate.model, data.inputs), _labels(data), split
+            run.task.metric, logits_of(run, candidate, data.inputs), _labels(data), split
         ),
         title=f"{split} score of {candidate.label}",
     )
@@ -124,7 +127,7 @@ def measured(
     `processes` fresh processes each; None lets `decided` end the recipe's looks.
     """
     found = _costs(run, profile, candidates, processes, decided)
-    work = _work(run, {c.label: c.model for c in candidates if c.label in found})
+    work = _work(run, [c for c in candidates if c.label in found])
     return tuple(
         replace(c, measurement=cost, prediction=predict(cost, profile, work[c.label]))
         if (cost := found.get(c.label))
@@ -133,19 +136,21 @@ def measured(
     )
 
 
-def _work(run: Run, models: Mapping[str, OnnxModel]) -> Mapping[str, Features | str]:
+def _work(run: Run, candidates: Sequence[Candidate]) -> Mapping[str, Features | str]:
     """Count what the models compute, once for each set of them."""
-    inputs = measuring_inputs(run)
+    models = {c.label: c.model for c in candidates}
     if not models:
         return {}
+    task_inputs = measuring_inputs(run)
+    inputs = {c.label: inputs_of(run, c, task_inputs) for c in candidates}
     return run.store.once(
         COUNT,
         dict[str, Features | str],
         {
             "models": {label: model.sha256 for label, model in models.items()},
-            "shapes": {name: list(array.shape) for name, array in inputs.items()},
+            "shapes": {name: list(array.shape) for name, array in task_inputs.items()},
         },
-        lambda folder: read_features(models, dict.fromkeys(models, inputs)),
+        lambda folder: read_features(models, inputs),
         title=f"count the work of {', '.join(models)}",
     )
 
@@ -192,7 +197,7 @@ def _costs(
         "host": describe_host().fingerprint if target == HOST else fingerprint(target),
         "task": run.fingerprint,
     }
-    inputs = measuring_inputs(run)
+    inputs = {c.label: inputs_of(run, c, measuring_inputs(run)) for c in candidates}
     place = "" if target == HOST else f" on {target}"
     return run.store.once(
         MEASURE,
@@ -200,7 +205,7 @@ def _costs(
         key,
         lambda folder: measure(
             models,
-            dict.fromkeys(models, inputs),
+            inputs,
             settings,
             profile.runtime.threads,
             processes,
@@ -237,8 +242,3 @@ def _labels(split: Split) -> NDArray[np.generic]:
 
 def _repeated(one: Split, batch: int) -> dict[str, NDArray[np.generic]]:
     return {name: np.repeat(array, batch, axis=0) for name, array in one.inputs.items()}
-
-
-def _softmax(logits: NDArray[np.float32]) -> NDArray[np.float32]:
-    powers = np.exp(logits - logits.max(axis=1, keepdims=True))
-    return np.asarray(powers / powers.sum(axis=1, keepdims=True), dtype=np.float32)

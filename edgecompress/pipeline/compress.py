@@ -13,6 +13,7 @@ from edgecompress.pipeline.candidates import (
 )
 from edgecompress.pipeline.controlled import controlled
 from edgecompress.pipeline.delivery import deliver
+from edgecompress.pipeline.folding import folded_candidate
 from edgecompress.pipeline.narrowing import narrowed
 from edgecompress.pipeline.quantized import quantize_candidate
 from edgecompress.pipeline.run import RunOptions, open_run
@@ -47,7 +48,9 @@ def compress(
         int8 = tuple(small for whole in floats for small in quantize_candidate(run, profile, whole))
         int8 += tuple(one for f in floats for one in aware_candidate(run, profile, teacher, f))
         plain = tuple(scored(run, one, "validation") for one in (*floats, *int8))
-        candidates = controlled(run, profile, plain)
+        plain = controlled(run, profile, plain)
+        whole = (folded_candidate(run, one) for one in plain)
+        candidates = tuple(scored(run, one, "validation") for one in whole)
         reference = teacher_candidate(run, teacher)
 
         choice = settle(run, profile, candidates, reference, teacher)

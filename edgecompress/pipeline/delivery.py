@@ -9,6 +9,7 @@ from pathlib import Path
 from edgecompress.exporting.bundle import Bundle, write_bundle
 from edgecompress.exporting.contents import BundleContents
 from edgecompress.exporting.golden import rows_as_calls
+from edgecompress.pipeline.folding import inputs_of
 from edgecompress.pipeline.run import Run
 from edgecompress.records import Report
 from edgecompress.store import StageCode, file_digest, replace_folder
@@ -34,11 +35,12 @@ def deliver(run: Run, report: Report) -> Path | None:
         "test_reads": report.test_reads,
         "intended_use": run.task.intended_use,
     }
+    raw = inputs_of(run, report.best, run.task.validation.take(slice(0, GOLDEN_CALLS)).inputs)
     contents = BundleContents(
         report=report,
-        calls=rows_as_calls(run.task.validation.inputs, GOLDEN_CALLS),
+        calls=rows_as_calls(raw, GOLDEN_CALLS),
         class_names=run.task.class_names,
-        normalization=run.task.normalization,
+        normalization={} if report.best.unfolded else run.task.normalization,
         tokenizer=run.task.tokenizer,
         kind=run.task.kind,
         intended_use=run.task.intended_use,

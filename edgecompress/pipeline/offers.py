@@ -63,7 +63,7 @@ def design_student(
     """Return an untrained student as ONNX files in `folder`: float, and int8 as the recipe asks."""
     network = begun(student, seed=0)
     samples = problem.example(CALIBRATION)
-    model = export(network, samples, folder / "fp32.onnx", recipe.export)
+    model = export(network, samples, folder / "fp32.onnx", recipe.export.plain)
     files = {"fp32": model}
     if recipe.quantize is not None:
         asked = for_device(recipe.quantize, profile)

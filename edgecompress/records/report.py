@@ -20,6 +20,8 @@ class Candidate:
 
     `measurement` was made on this host, `device` on the profile's own device. `download_bytes` is
     the size of the file as app stores send it, compressed; None where that was not looked at.
+    `unfolded` is the file before some of the app's own work was folded in, which takes the task's
+    inputs; None where `model` itself takes them.
     `control` says how accuracy control made it, where that did.
     """
 
@@ -33,6 +35,7 @@ class Candidate:
     dropped: str | None = None
     device: Measurement | None = None
     download_bytes: int | None = None
+    unfolded: OnnxModel | None = None
     control: Controlled | None = None
 
     def evaluation(self, split: SplitName) -> Evaluation | None:

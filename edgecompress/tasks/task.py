@@ -100,6 +100,9 @@ class Task:
     `tokenizer` made the input of its name out of texts; the bundle carries it, so that an app
     starts from a text too. `intended_use` says in plain words what the model is for, for whom, and
     what it must not be used for: the model card repeats it.
+
+    `lengths` names inputs (samples, length, ...) that may be shorter than the data's, such as token
+    ids beside their mask: the exported file takes them at any length, where the network does.
     """
 
     name: str
@@ -117,7 +120,14 @@ class Task:
     normalization: Mapping[str, Normalization] = field(default_factory=dict)
     kind: Kind = "classification"
     tokenizer: Tokenizer | None = None
+    lengths: tuple[str, ...] = ()
     intended_use: str = ""
+
+    @property
+    def free_lengths(self) -> tuple[str, ...]:
+        """Return the inputs whose second axis is a length: what a tokenizer makes, and as said."""
+        made = (self.tokenizer.name,) if self.tokenizer is not None else ()
+        return tuple(dict.fromkeys((*made, *self.lengths)))
 
     def example_inputs(self, batch: int = 1) -> dict[str, NDArray[Any]]:
         """Return the first `batch` training samples as a dict of named arrays."""
