@@ -123,7 +123,9 @@ def room_digest(room: str) -> str:
     A stage whose code changed is another stage: its old results are not taken for the new ones.
     """
     place = Path(__file__).parent / room
-    sources = sorted(place.rglob("*.py")) if place.is_dir() else [place]
+    kinds = ("*.py", "*.template")  # a template is source too
+    found = (path for kind in kinds for path in place.rglob(kind))
+    sources = sorted(found) if place.is_dir() else [place]
     return digest_of([(source.name, file_digest(source)) for source in sources])
 
 

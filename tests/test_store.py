@@ -19,6 +19,7 @@ from edgecompress.store import (
     digest_of,
     open_store,
     replace_folder,
+    room_digest,
     write_atomic,
 )
 
@@ -220,3 +221,12 @@ def test_a_follower_reads_what_the_leader_made(tmp_path: Path) -> None:
 
     follower = Store(tmp_path, lambda text: None, Crew(rank=1, size=2, agree=lambda value: True))
     assert follower.once(CODE, Cake, {}, never) == cake
+
+
+def test_a_changed_template_is_another_room(tmp_path, monkeypatch):
+    monkeypatch.setattr("edgecompress.store.__file__", str(tmp_path / "store.py"))
+    (tmp_path / "room").mkdir()
+    (tmp_path / "room/code.py").write_text("x = 1")
+    before = room_digest.__wrapped__("room")
+    (tmp_path / "room/App.kt.template").write_text("class App")
+    assert room_digest.__wrapped__("room") != before
