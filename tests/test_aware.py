@@ -292,16 +292,3 @@ def test_equal_biases_are_learned_apart(tmp_path: Path) -> None:
     weights = {"w": WEIGHT, "v": WEIGHT + 1, "b": np.ones(40)}
     found = begin(by_hand(tmp_path / "m.onnx", *nodes, **weights), image(40), PLAIN, tmp_path)
     assert sum(a.ndim == 1 for a in fake_quantized(found, PLAIN).weights().values()) == 2
-
-
-def test_a_softmax_at_the_end_is_left_to_the_loss(tmp_path: Path) -> None:
-    nodes = [
-        helper.make_node("MatMul", ["x", "w"], ["h"]),
-        helper.make_node("Softmax", ["h"], ["probabilities"]),
-    ]
-    model = by_hand(tmp_path / "m.onnx", *nodes, w=WEIGHT)
-    found = begin(model, image(40), PLAIN, tmp_path)
-    assert found.int8 is not None
-    logits = forward(fake_quantized(found, PLAIN), image(40))
-    said = torch.softmax(torch.from_numpy(logits), 1).numpy()
-    np.testing.assert_allclose(said, run(found.int8, image(40)), atol=0.02)

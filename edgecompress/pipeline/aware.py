@@ -5,7 +5,6 @@ from __future__ import annotations
 from dataclasses import asdict
 from pathlib import Path
 
-import numpy as np
 from torch import nn
 
 from edgecompress.distilling.choice import DISTILLED
@@ -26,7 +25,6 @@ from edgecompress.quantizing.static import StaticForm
 from edgecompress.recipe import DistillSettings, QuantizeSettings
 from edgecompress.records import Candidate
 from edgecompress.store import StageCode, digest_of
-from edgecompress.tasks.metrics import log_softmax
 from edgecompress.tasks.task import Arrays
 from edgecompress.teachers.weights import load_weights_
 
@@ -139,8 +137,6 @@ def _finished(
         model = finish(network, beginning, _calibration(run), form, folder / "int8-aware.onnx")
         inputs = run.task.validation.inputs
         outputs = forward(network, inputs)
-        if network.leaves_softmax:
-            outputs = np.exp(log_softmax(outputs)).astype(np.float32)
         parity = check_parity(outputs, model, inputs, FAKE, AS_TRAINED, run.task.kind)
         return Exported(model, parity)
 

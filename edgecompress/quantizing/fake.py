@@ -48,9 +48,8 @@ class FakeQuantized(nn.Module):
     """Compute what an int8 model computes, with weights and ranges that learn.
 
     Batch norms are folded into weights by then, and activations into the ranges behind them.
-    `largest` is the largest magnitude of an 8-bit weight: 127, or 64 where 7 bits are used. The
-    softmax of an output called `probabilities` is left out: losses take logits. Raise UnlikeError
-    for operators that PyTorch has no like of.
+    `largest` is the largest magnitude of an 8-bit weight: 127, or 64 where 7 bits are used. Raise
+    UnlikeError for operators that PyTorch has no like of.
     """
 
     def __init__(self, places: Places, largest: int) -> None:
@@ -58,10 +57,6 @@ class FakeQuantized(nn.Module):
         if unlike := sorted({step.operator for step in places.steps} - {QUANTIZE, *OPERATORS}):
             raise UnlikeError(f"operators {', '.join(unlike)}")
         self._inputs, self._output, self._steps = places.inputs, places.output, places.steps
-        last = self._steps[-1]
-        self.leaves_softmax = (last.operator, self._output) == ("Softmax", "probabilities")
-        if self.leaves_softmax:
-            self._output, self._steps = last.inputs[0], self._steps[:-1]
         self._rounded, self._grid_of = dict(places.rounded), dict(places.grid_of)
         self._learned, self._constants = tuple(places.learned), tuple(places.constants)
         self._largest = largest
