@@ -122,7 +122,7 @@ def inspect(path: Path, memory_bytes: int) -> dict[str, Any]:
     if not graph.output:
         raise RefusedError("it has no outputs")
     weights = {t.name for t in graph.initializer}
-    facts = {
+    facts: dict[str, Any] = {
         "inputs": [describe(v, memory_bytes) for v in graph.input if v.name not in weights],
         "outputs": [describe(v, memory_bytes) for v in graph.output],
         "opset": next((i.version for i in model.opset_import if i.domain in ("", "ai.onnx")), 0),
@@ -158,7 +158,7 @@ def weights_in(graph: Any) -> int:
     for node in nodes:
         if node.op_type == "Constant" and node.attribute and node.attribute[0].HasField("t"):
             held[node.output[0]] = node.attribute[0].t
-    count = sum(prod(tensor.dims) for tensor in held.values())
+    count: int = sum(prod(tensor.dims) for tensor in held.values())
     for node in nodes:
         shape = held.get(node.input[0]) if node.op_type == "ConstantOfShape" else None
         if shape is not None and not shape.external_data:
