@@ -250,6 +250,10 @@ def test_the_schemes_tried_follow_from_device_and_model(net: OnnxModel, tmp_path
     assert "static-u8u8" in schemes_for(net.path, ("int8",), saturates=True)
     assert "static-u8u8" not in schemes_for(net.path, ("int8",))
     assert schemes_for(net.path, ("fp32", "fp16")) == ("fp16",)
+    both = ("int8", "fp16")
+    assert "fp16" in schemes_for(net.path, both)
+    assert "fp16" not in schemes_for(net.path, both, casts=True)
+    assert "fp16" in schemes_for(table.path, both, casts=True)
 
 
 @pytest.mark.parametrize("given", ['["statc"]', "static", "[]"])

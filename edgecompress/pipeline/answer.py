@@ -23,7 +23,7 @@ from edgecompress.pipeline.candidates import (
 from edgecompress.pipeline.choice import choose, median_ms, without_slower
 from edgecompress.pipeline.controlled import control_notes
 from edgecompress.pipeline.networks import Network, TeacherInHand
-from edgecompress.pipeline.quantized import int8_notes
+from edgecompress.pipeline.quantized import int8_notes, left_out_notes
 from edgecompress.pipeline.run import Run
 from edgecompress.pipeline.spread import with_isa_spread
 from edgecompress.pipeline.students import Found
@@ -147,6 +147,7 @@ def prove(
             *_slower_than(reference, chosen),
             *_teacher_note(run, teacher),
             *int8_notes(run, profile),
+            *left_out_notes(run, profile, choice.candidates),
             *control_notes(choice.candidates),
             *run.notes,
         ),

@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
+from math import inf
 
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompress.exporting.differing import first_value, located
 from edgecompress.exporting.parity import INT8, Tolerance, check_parity
 from edgecompress.measuring.host import SATURATES, describe_host, fleet_of, saturates_int8
 from edgecompress.pipeline.candidates import PARITY_SAMPLES, candidate_of
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
+from edgecompress.quantization import Scheme
 from edgecompress.quantizing.fitting import schemes_for
 from edgecompress.quantizing.schemes import QuantizedModel, quantize
 from edgecompress.recipe import QuantizeSettings
@@ -21,7 +25,11 @@ from edgecompress.store import StageCode
 
 _ONNX = ("onnx", "onnxruntime")
 QUANTIZE = StageCode("quantize", ("quantizing", "graphs.py"), _ONNX)
-PARITY = StageCode("parity", ("exporting/parity.py", "tasks/inspection.py", "runtime.py"), _ONNX)
+PARITY = StageCode(
+    "parity",
+    ("exporting/parity.py", "exporting/differing.py", "tasks/inspection.py", "runtime.py"),
+    _ONNX,
+)
 
 
 def quantize_candidate(run: Run, profile: Profile, candidate: Candidate) -> tuple[Candidate, ...]:
@@ -45,8 +53,7 @@ def _made(
     """Return what the schemes made of a float candidate, and why some made nothing."""
     settings = for_device(settings, profile)
     if settings.schemes == "auto":
-        saturates = SATURATES in fleet_of(profile.device)
-        tried = schemes_for(candidate.model.path, profile.runtime.fast_formats, saturates)
+        tried = _worth_a_try(profile, candidate.model)
         settings = settings.model_copy(update={"schemes": tried})
     rows = calibration_rows(run, settings.calibration_samples)
     key = {
@@ -66,9 +73,38 @@ def _made(
     )
 
 
+def _worth_a_try(profile: Profile, model: OnnxModel) -> tuple[Scheme, ...]:
+    """Return the schemes to try on this device.
+
+    Half precision is tried wherever the float file is too large. Else it could win by its speed
+    alone, and a machine without its arithmetic measures conversions to and fro.
+    """
+    formats = set(profile.runtime.fast_formats)
+    limit = (profile.budget.model_size_mb or inf) * 1e6
+    casts = "fp16" not in describe_host().isa and model.size_bytes <= limit
+    return schemes_for(model.path, formats, SATURATES in fleet_of(profile.device), casts)
+
+
 def _left_out(name: str, made: Sequence[QuantizedModel]) -> list[str]:
     """Say which schemes made nothing of a network, and why."""
     return [f"{name}-{m.scheme} left out: {m.reason}" for m in made if m.model is None]
+
+
+def left_out_notes(run: Run, profile: Profile, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Say which schemes made nothing of the float candidates, and why."""
+    settings = run.recipe.quantize
+    if settings is None:
+        return ()
+    floats = [
+        replace(c, model=c.unfolded or c.model)
+        for c in candidates
+        if c.scheme == "fp32" and c.parity and c.parity.passed
+    ]
+    return tuple(
+        line
+        for one in floats
+        for line in _left_out(one.label.removesuffix("-fp32"), _made(run, profile, one, settings))
+    )
 
 
 def int8_notes(run: Run, profile: Profile) -> tuple[str, ...]:
@@ -113,13 +149,16 @@ def _compared(
         PARITY,
         Parity,
         key,
-        lambda folder: check_parity(
-            run_model(reference.model, probe),
-            model,
-            probe,
-            reference.label,
-            tolerance,
-            run.task.kind,
+        lambda folder: located(
+            check_parity(
+                run_model(reference.model, probe),
+                model,
+                probe,
+                reference.label,
+                tolerance,
+                run.task.kind,
+            ),
+            lambda: first_value(reference.model, model, probe),
         ),
         title=f"parity with {reference.label}",
     )

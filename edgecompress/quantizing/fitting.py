@@ -16,13 +16,18 @@ _PRODUCTS = {"MatMul", "Gemm", "Gather", "LSTM", "GRU", "Attention"}
 
 
 def schemes_for(
-    path: Path, formats: Collection[str] = ("int8",), saturates: bool = False
+    path: Path,
+    formats: Collection[str] = ("int8",),
+    saturates: bool = False,
+    casts: bool = False,
 ) -> tuple[Scheme, ...]:
     """Return the schemes to try on a device with these fast `formats`, in the order of the report.
 
     `saturates`: products of unsigned and signed 8 bits saturate there (x86 without VNNI), so that
-    unsigned weights, which do not, compete with weights of 7 bits. Signed activations are never
-    among them: where they were measured they gained nothing.
+    unsigned weights, which do not, compete with weights of 7 bits. `casts`: what measures has no
+    arithmetic in half precision, so that convolutions, which ONNX Runtime converts to and fro
+    there, can only come out slower. Signed activations are never tried: where they were measured
+    they gained nothing.
     """
     model = onnx.load(path)
     schemes: list[Scheme] = []
@@ -33,7 +38,8 @@ def schemes_for(
         schemes += ["static-u8u8"] if saturates else []
         schemes += ["static-per-tensor"] if has_depthwise(model) else []
         schemes += ["dynamic", "int8-weights", "int4-weights"] if heavy else []
-    return (*schemes, "fp16") if "fp16" in formats or not schemes else tuple(schemes)
+    halves = "fp16" in formats and not (casts and convolves(model))
+    return (*schemes, "fp16") if halves or not schemes else tuple(schemes)
 
 
 def is_product_heavy(model: ModelProto) -> bool:
