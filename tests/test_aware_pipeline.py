@@ -14,6 +14,7 @@ from torch import nn
 from edgecompress.distilling.scoring import forward
 from edgecompress.errors import RecipeError
 from edgecompress.exporting.parity import Tolerance
+from edgecompress.graphs import about_of
 from edgecompress.pipeline import aware
 from edgecompress.pipeline.aware import FAKE, aware_candidate
 from edgecompress.pipeline.candidates import export_network
@@ -91,7 +92,11 @@ def test_the_candidate_ships_what_was_trained(finished: tuple[Report, Path, list
     assert found.parity.agreement >= 0.99
     words = f"agrees with torch fake-quantized ({found.parity.agreement:.2%})"
     assert f"quantize: student-int8-aware: {words}" in said
-    operators = {node.op_type for node in onnx.load(found.model.path).graph.node}
+    shipped = onnx.load(found.model.path)
+    whole = onnx.load(next(c for c in report.candidates if c.label == "student-fp32").model.path)
+    assert about_of(shipped).labels == about_of(whole).labels == ("left", "right", "below")
+    assert about_of(shipped).weights != about_of(whole).weights
+    operators = {node.op_type for node in shipped.graph.node}
     assert "DequantizeLinear" in operators
     assert "BatchNormalization" not in operators
 

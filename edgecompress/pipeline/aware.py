@@ -134,7 +134,8 @@ def _finished(
     }
 
     def make(folder: Path) -> Exported:
-        model = finish(network, beginning, _calibration(run), form, folder / "int8-aware.onnx")
+        path = folder / "int8-aware.onnx"
+        model = finish(network, beginning, _calibration(run), form, path, weights)
         inputs = run.task.validation.inputs
         outputs = forward(network, inputs)
         parity = check_parity(outputs, model, inputs, FAKE, AS_TRAINED, run.task.kind)

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import tempfile
 from collections import Counter
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import numpy as np
@@ -16,7 +16,7 @@ import onnx
 import torch
 from onnx import ModelProto, numpy_helper
 
-from edgecompress.graphs import labels_of, tidy
+from edgecompress.graphs import about_of, tidy
 from edgecompress.quantizing.calibration import calibration_sample
 from edgecompress.quantizing.fake import FakeQuantized
 from edgecompress.quantizing.operators import UnlikeError
@@ -81,20 +81,24 @@ def finish(
     calibration: Arrays,
     form: StaticForm,
     path: Path,
+    weights: str = "",
 ) -> OnnxModel:
-    """Write the int8 model of a trained network: its weights, rounded in the ranges it learned."""
+    """Write the int8 model of a trained network: its weights, rounded in the ranges it learned.
+
+    `weights` is the digest of what was trained, which the file says of itself.
+    """
     assert beginning.source is not None
     source = onnx.load(beginning.source.path)
-    weights = network.weights()
+    learned = network.weights()
     for tensor in source.graph.initializer:
-        if tensor.name in weights:
-            tensor.CopyFrom(numpy_helper.from_array(weights[tensor.name], tensor.name))
+        if tensor.name in learned:
+            tensor.CopyFrom(numpy_helper.from_array(learned[tensor.name], tensor.name))
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".aware.", suffix=".tmp") as scratch:
         prepared = Path(scratch) / "prepared.onnx"
         prepared.write_bytes(source.SerializeToString())
         int8 = static_int8(prepared, calibration, form, overrides=network.overrides())
-    data = tidy(int8, labels_of(source)).SerializeToString(deterministic=True)
-    write_atomic(path.absolute(), data)
+    about = replace(about_of(source), weights=weights)
+    write_atomic(path.absolute(), tidy(int8, about=about).SerializeToString(deterministic=True))
     return artifact(path.absolute(), OnnxModel)
 
 
