@@ -65,6 +65,9 @@ class Runtime(Settings):
     threads: Annotated[int, Field(ge=1, le=1024)] = Field(
         default=1, description="Threads of one inference."
     )
+    onnxruntime: Annotated[str, Field(pattern=r"^\d+\.\d+$")] | None = Field(
+        default=None, description='Oldest ONNX Runtime that apps there have, such as "1.17".'
+    )
     execution_provider: Literal["CPUExecutionProvider"] = Field(
         default="CPUExecutionProvider", description="ONNX Runtime's execution provider."
     )

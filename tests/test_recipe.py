@@ -83,7 +83,7 @@ def test_the_last_set_wins_and_opens_a_section(tmp_path):
         ("temperature = 3\n", "temperature: unknown key; it belongs in [distill] or [redistill]"),
         ("[prune]\nseed = 3\n", "prune.seed: unknown key; it belongs at the top"),
         ("[distill]\nxyz = 1\nabc = 2\n", "(and 1 more)"),
-        ("[export]\nxyz = 1\n", "export.xyz: unknown key, expected one of opset, softmax"),
+        ("[export]\nxyz = 1\n", "export.xyz: unknown key, expected one of opset, normalize, "),
         ('[distill]\nepochs = "5"\n', 'given "5", expected a whole number, without quotes'),
         ("[distill]\nepochs = 2.5\n", "given 2.5, expected a whole number"),
         ("[distill]\nepochs = true\n", "given true, expected a whole number"),

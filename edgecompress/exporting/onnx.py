@@ -20,7 +20,7 @@ from torch import nn
 from edgecompress.errors import TaskError
 from edgecompress.exporting.folding import folded, folding_of
 from edgecompress.exporting.parity import FLOAT
-from edgecompress.exports import ExportSettings
+from edgecompress.exports import OPSET, ExportSettings
 from edgecompress.graphs import About, tidy
 from edgecompress.records import OnnxModel
 from edgecompress.runtime import run
@@ -28,7 +28,6 @@ from edgecompress.store import artifact, write_atomic
 from edgecompress.tasks.task import Arrays
 
 BATCH, LENGTH = "batch", "length"
-OPSET = 18  # the exporter's own; for others it converts
 _MAX_BYTES = 2 * 10**9  # beyond it an ONNX file needs a second one beside it
 _HARMLESS_WARNINGS = (
     r".*`isinstance\(treespec, LeafSpec\)` is deprecated",
@@ -87,8 +86,7 @@ def export_described(
     network = positional(model)
     inputs = {name: _example(array) for name, array in example_inputs.items()}
     _try_forward(network, inputs)
-    opset = OPSET if settings.opset == "auto" else settings.opset
-    exported = tidy(_exported(network, inputs, opset, lengths), about=about)
+    exported = tidy(_exported(network, inputs, settings.wanted_opset, lengths), about=about)
     if folding:
         exported = folded(exported, folding)
     target = Path(path).absolute()

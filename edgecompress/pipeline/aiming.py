@@ -92,7 +92,7 @@ def basis(run: Run, profile: Profile | None) -> Mapping[str, object]:
         "profile": profile and digest_of(profile.model_dump(mode="json")),
         "host": describe_host().fingerprint,
         "target": None if target == HOST else fingerprint(target),
-        "export": run.recipe.export.model_dump(),
+        "export": run.recipe.export.plain.model_dump(),
         "measure": run.recipe.measure and run.recipe.measure.model_dump(),
     }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pathlib import Path
 
+from edgecompress.exports import check_opset
 from edgecompress.pipeline.answer import prove, settle
 from edgecompress.pipeline.aware import aware_candidate
 from edgecompress.pipeline.candidates import (
@@ -37,6 +38,7 @@ def compress(
     Everything that is finished is kept in `out` and found again by the next call. `task` takes
     the place of the one that the recipe names. Raises the errors of `edgecompress.errors`.
     """
+    check_opset(recipe.export, profile.runtime.onnxruntime)
     with open_run(recipe, Path(out), options, task) as run:
         run, teacher = narrowed(run, obtain_teacher(run))
         found = find_student(run, profile, teacher)
@@ -49,7 +51,7 @@ def compress(
         int8 += tuple(one for f in floats for one in aware_candidate(run, profile, teacher, f))
         plain = tuple(scored(run, one, "validation") for one in (*floats, *int8))
         plain = controlled(run, profile, plain)
-        whole = (folded_candidate(run, one) for one in plain)
+        whole = (folded_candidate(run, profile, one) for one in plain)
         candidates = tuple(scored(run, one, "validation") for one in whole)
         reference = teacher_candidate(run, teacher)
 

@@ -12,7 +12,9 @@ from numpy.typing import NDArray
 
 from edgecompress.exporting.folding import Folding, folded, folding_of
 from edgecompress.exporting.parity import FLOAT, Tolerance, check_parity
+from edgecompress.exports import is_read
 from edgecompress.pipeline.run import Run
+from edgecompress.profiles import Profile
 from edgecompress.records import Candidate, OnnxModel, Parity
 from edgecompress.runtime import run as run_model
 from edgecompress.store import StageCode, artifact, write_atomic
@@ -39,13 +41,18 @@ def run_folding(run: Run) -> Folding:
     return folding_of(run.recipe.export, run.task.example_inputs(2), run.task.normalization)
 
 
-def folded_candidate(run: Run, candidate: Candidate) -> Candidate:
+def folded_candidate(run: Run, profile: Profile, candidate: Candidate) -> Candidate:
     """Return the candidate as it ships, to be scored anew; itself where nothing is folded in.
 
     Everything before compares networks with their own inputs; from here on it takes raw values.
+    What the profile's runtime cannot read is out.
     """
     folding = run_folding(run)
-    if not folding or candidate.dropped is not None:
+    if candidate.dropped is not None:
+        return candidate
+    if reason := _unreadable(candidate.model, profile.runtime.onnxruntime):
+        return replace(candidate, dropped=reason)
+    if not folding:
         return candidate
     key = {
         "model": candidate.model.sha256,
@@ -75,6 +82,17 @@ def folded_candidate(run: Run, candidate: Candidate) -> Candidate:
         evaluations=(),
         dropped=dropped,
     )
+
+
+def _unreadable(model: OnnxModel, runtime: str | None) -> str:
+    """Return why a release of ONNX Runtime cannot read a file, or nothing."""
+    if runtime is None:
+        return ""
+    found = onnx.load(model.path, load_external_data=False)
+    opset = max((e.version for e in found.opset_import if e.domain in ("", "ai.onnx")), default=0)
+    if is_read(runtime, opset, found.ir_version):
+        return ""
+    return f"opset {opset} in a file of version {found.ir_version}, too new for runtime {runtime}"
 
 
 def inputs_of(run: Run, candidate: Candidate, inputs: Arrays) -> dict[str, NDArray[Any]]:

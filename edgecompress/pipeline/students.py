@@ -187,7 +187,7 @@ def _offers(
         "problem": asdict(nursery.problem),
         "profile": digest_of(profile.model_dump(mode="json")),
         "host": describe_host().fingerprint,
-        "export": recipe.export.model_dump(),
+        "export": recipe.export.plain.model_dump(),
         "quantize": recipe.quantize and recipe.quantize.model_dump(),
         "measure": recipe.measure and recipe.measure.model_dump(),
     }
