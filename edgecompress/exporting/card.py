@@ -29,6 +29,10 @@ PURPOSES = {
 """What each file of a bundle is for; `manifest.json` beside them holds their digests and sizes."""
 
 
+_UNSAID = ("edgecompress", "host", "cores", "instructions", "system")
+"""What a report's environment says of the machine, which stays there, or what is said anyway."""
+
+
 def model_card(contents: BundleContents, made: Made) -> str:
     """Return the card as Markdown. What is not known is said to be not known."""
     report = contents.report
@@ -163,7 +167,8 @@ def _history(report: Report) -> Iterator[str]:
         parity = report.best.parity
         agreement = f"; {parity.agreement:.1%} agreement with {parity.reference}" if parity else ""
         yield f"- exported as {report.best.scheme}{agreement}"
-    versions = ", ".join(f"{name} {value}" for name, value in report.environment.items())
+    known = report.environment.items()
+    versions = ", ".join(f"{name} {value}" for name, value in known if name not in _UNSAID)
     yield f"- by edgecompress {__version__} with {versions or 'unrecorded libraries'}"
 
 

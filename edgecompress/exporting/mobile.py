@@ -93,7 +93,7 @@ class Mobile:
         if any(split.worthwhile != "no" for split in splits):
             return (
                 "ONNX Runtime runs it on the CPU of any phone; an accelerator may be quicker, so "
-                "compare them on the phone itself"
+                "compare them on real ones"
             )
         return "ONNX Runtime runs it on the CPU of any phone, and expects no accelerator to help"
 
