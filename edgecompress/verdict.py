@@ -26,6 +26,7 @@ from edgecompress.recipe import AcceptSettings, MeasureSettings
 from edgecompress.records import (
     Basis,
     BudgetCheck,
+    Candidate,
     Evaluation,
     LatencySamples,
     Measurement,
@@ -228,6 +229,24 @@ def score_drop(reference: Evaluation, candidate: Evaluation) -> tuple[float, flo
     pair = (reference.scores, candidate.scores)
     first, second = pair if candidate.metric.higher_is_better else pair[::-1]
     return paired_drop(first, second, ERROR)
+
+
+def all_int8_loses(whole: Candidate, made: Sequence[Candidate], allowed: float) -> bool:
+    """Return whether there is static int8 of a float model, and all plain int8 loses too much.
+
+    That is: scores more than `allowed` worse on the same validation samples, or was out before it
+    was scored.
+    """
+    plain = [c for c in made if c.scheme.startswith(("int8-static", "int8-dynamic"))]
+
+    def keeps(candidate: Candidate) -> bool:
+        exact, rounded = (one.evaluation("validation") for one in (whole, candidate))
+        if exact is None or rounded is None:
+            return False
+        return score_drop(exact, rounded)[0] <= allowed
+
+    static = any(c.scheme.startswith("int8-static") for c in plain)
+    return static and not any(keeps(c) for c in plain)
 
 
 def _labelled(check: BudgetCheck) -> BudgetCheck:

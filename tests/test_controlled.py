@@ -166,7 +166,7 @@ def test_a_run_gets_one_more_candidate_where_all_int8_loses(relu: OnnxModel, har
     told = candidate_json(made, hard_run.store.folder)["control"]
     assert told == {
         **{name: getattr(made.control, name) for name in ("plain_loss", "loss", "reason")},
-        "repairs": made.control.repairs, "keep_float": (), "nodes": 0, "added_ms": 0.0,
+        "repairs": list(made.control.repairs), "keep_float": [], "nodes": 0, "added_ms": 0.0,
         "evaluations": 2,
     }  # fmt: skip
     stages = hard_run.store.finished("control")

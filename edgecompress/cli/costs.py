@@ -6,6 +6,8 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 
+from edgecompress.cli.controlling import controlled
+from edgecompress.cli.data import Samples
 from edgecompress.cli.models import OpenModel
 from edgecompress.cli.show import table
 from edgecompress.exporting.parity import INT8, check_parity
@@ -40,13 +42,20 @@ def measured(
 
 
 def quantized(
-    source: OpenModel, samples: Arrays, out: Path, settings: QuantizeSettings, say: Say
+    source: OpenModel,
+    samples: Arrays,
+    out: Path,
+    settings: QuantizeSettings,
+    say: Say,
+    held: Samples | None = None,
 ) -> tuple[list[Candidate], list[str]]:
     """Write smaller models of `source` into `out`; return all, measured, and why some are missing.
 
-    `samples` serve twice: to calibrate, and to compare each int8 model with the float one.
+    `samples` serve twice: to calibrate, and to compare each int8 model with the float one. On
+    `held`, which have labels, all are scored, and accuracy control acts.
     """
-    made = quantize(source.facts.model, samples, out, _settled(settings, source))
+    settings = _settled(settings, source)
+    made = quantize(source.facts.model, samples, out, settings)
     probe = {name: array[:PARITY_SAMPLES] for name, array in samples.items()}
     reference = run(source.facts.model, probe)
     tolerance = replace(INT8, any_batch=takes_any_batch(source.facts))
@@ -58,8 +67,12 @@ def quantized(
             candidates.append(
                 Candidate(int8.scheme, int8.model, int8.scheme, parity, (), None, None, dropped)
             )
-    inputs = {candidate.label: source.inputs for candidate in candidates}
     skipped = [f"{m.scheme}: not made: {m.reason}" for m in made if m.model is None]
+    if held is not None:
+        data = (samples, held)
+        candidates, notes = controlled(source, candidates, data, out, settings, say)
+        skipped += notes
+    inputs = {candidate.label: source.inputs for candidate in candidates}
     return _with_costs(candidates, inputs, (1, 1, MeasureSettings().processes[0]), say), skipped
 
 
@@ -82,11 +95,13 @@ def cost_table(candidates: Sequence[Candidate]) -> str:
     """
     waited = any(c.measurement and _waited(c.measurement) for c in candidates)
     compared = any(candidate.parity for candidate in candidates)
+    scored = next((c.evaluations[0].metric for c in candidates if c.evaluations), None)
     head = (
         *("model", "p50 ms", "p90 ms", "p95 ms", "p99 ms", "cold ms"),
         *(("wall p50", "wall p95") if waited else ()),
         *("samples/s", "memory", "at load", "size"),
         *(("same class",) if compared else ()),
+        *((scored.name,) if scored else ()),
     )
     rows = [head, *(_cost_row(candidate, waited, compared) for candidate in candidates)]
     return table(rows, right=range(1, len(head)))
@@ -107,6 +122,7 @@ def _cost_row(candidate: Candidate, waited: bool, compared: bool) -> tuple[str, 
         *(words.number(value) for value in (*figures, *beside, throughput)),
         *(words.size(count) for count in sizes),
         *((agreement,) if compared else ()),
+        *(words.score(evaluation.metric) for evaluation in candidate.evaluations),
     )
 
 

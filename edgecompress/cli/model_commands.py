@@ -96,7 +96,9 @@ def quantize(
     data: Annotated[
         Path,
         typer.Option(
-            "--data", metavar="FILE.npz", help="Training inputs by name, to calibrate on."
+            "--data",
+            metavar="FILE.npz",
+            help="Training inputs by name, to calibrate on; with labels, a fourth of them scores.",
         ),
     ],
     out: Annotated[
@@ -106,6 +108,7 @@ def quantize(
     as_json: options.Json = False,
 ) -> int:
     """Write int8 models of a float ONNX file, and say what each gains and costs."""
+    from edgecompress.cli.controlling import held_out
     from edgecompress.cli.costs import quantized
     from edgecompress.cli.data import inputs_for, read_samples
     from edgecompress.cli.models import open_models
@@ -113,10 +116,11 @@ def quantize(
 
     settings = quantize_settings(overrides or ())
     opened = open_models([model])[0]
-    samples = inputs_for(opened.facts, read_samples(data, labelled=False))
+    fit, held, unscored = held_out(opened, read_samples(data, labelled=False))
+    samples = inputs_for(opened.facts, fit)
     with progress() as shown:
-        made, skipped = quantized(opened, samples, out, settings, shown.wait)
-    _show_costs(made, as_json, skipped)
+        made, skipped = quantized(opened, samples, out, settings, shown.wait, held)
+    _show_costs(made, as_json, (*skipped, *unscored))
     return EXIT_PASS
 
 
@@ -139,6 +143,9 @@ def _show_costs(
         emit(cost_table(candidates))
         for candidate, explanation in zip(candidates, explanations, strict=False):
             emit("\n" + explanation_text(candidate.label, explanation))
+    for label, control in ((c.label, c.control) for c in candidates):
+        if control is not None:
+            say(f"{label}: {control.told}")
     for line in device_lines(candidates):
         say(f"device: {line}")
     for line in (*skipped, *conditions(candidates)):

@@ -14,13 +14,13 @@ from edgecompress.pipeline.quantized import calibration_rows, for_device, int8_p
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
 from edgecompress.quantizing.control import Terms, control
-from edgecompress.quantizing.static import StaticForm
+from edgecompress.quantizing.schemes import form_of
 from edgecompress.recipe import QuantizeSettings
 from edgecompress.records import Candidate, Controlled, Evaluation, OnnxModel
 from edgecompress.runtime import run as run_model
 from edgecompress.store import StageCode
 from edgecompress.tasks.metrics import evaluate
-from edgecompress.verdict import score_drop
+from edgecompress.verdict import all_int8_loses, score_drop
 
 CONTROL = StageCode(
     "control",
@@ -28,7 +28,6 @@ CONTROL = StageCode(
     ("onnx", "onnxruntime", "numpy"),
 )
 SCHEME = "int8-controlled"
-_PLAIN = ("int8-static", "int8-dynamic")
 
 
 def controlled(
@@ -46,7 +45,7 @@ def controlled(
     made = [
         _controlled(run, profile, settings, one)
         for one in floats
-        if _all_lose(one, candidates, settings.max_drop)
+        if all_int8_loses(one, _made_from(one, candidates), settings.max_drop)
     ]
     return (*candidates, *(one for one in made if one is not None))
 
@@ -54,36 +53,14 @@ def controlled(
 def control_notes(candidates: Sequence[Candidate]) -> tuple[str, ...]:
     """Say what was repaired, what stays float, and how many evaluations that took."""
     return tuple(
-        f"{c.label}: {told(c.control)}" for c in candidates if c.control and c.dropped is None
+        f"{c.label}: {c.control.told}" for c in candidates if c.control and c.dropped is None
     )
 
 
-def told(found: Controlled) -> str:
-    """Return in words how accuracy control went."""
-    count = len(found.keep_float)
-    floats = f"{count} nodes stay float ({', '.join(found.keep_float)})" if count else ""
-    parts = (
-        f"plain static int8 loses {found.plain_loss:.3g} on validation, this {found.loss:.3g}",
-        f"repaired by {', '.join(found.repairs)}" if found.repairs else "no repair helped",
-        floats or "no layer went back to float",
-        f"{found.evaluations} full evaluations",
-    )
-    return "; ".join(parts)
-
-
-def _all_lose(whole: Candidate, candidates: Sequence[Candidate], allowed: float) -> bool:
-    """Return whether a network has static int8, and none that keeps what is allowed."""
+def _made_from(whole: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
+    """Return the candidates of the same network in other numbers."""
     network = whole.label.removesuffix("-fp32")
-    own = [c for c in candidates if c.label == f"{network}-{c.scheme}"]
-    plain = [c for c in own if c.scheme.startswith(_PLAIN)]
-    static = any(c.scheme.startswith(_PLAIN[0]) for c in plain)
-    return static and all(c.dropped is not None or _loss(whole, c) > allowed for c in plain)
-
-
-def _loss(whole: Candidate, candidate: Candidate) -> float:
-    exact, rounded = (one.evaluation("validation") for one in (whole, candidate))
-    assert exact is not None and rounded is not None  # scored before
-    return score_drop(exact, rounded)[0]
+    return [c for c in candidates if c is not whole and c.label == f"{network}-{c.scheme}"]
 
 
 def _controlled(
@@ -112,11 +89,7 @@ def _controlled(
         ),
         settings.repairs,
     )
-    form = StaticForm(
-        per_channel=settings.per_channel,
-        reduce_range=settings.reduce_range is True,
-        calibration=settings.calibration,
-    )
+    form = form_of("static", settings)
 
     def make(folder: Path) -> Controlled:
         return control(whole.model, run.task.train.take(rows).inputs, folder, form, terms)

@@ -105,10 +105,10 @@ def _made(
         raise NothingToDoError(
             "neither a first convolution of few channels nor a last product to leave float"
         )
-    return static_int8(prepared, calibration, _form(scheme, settings), keep_float)
+    return static_int8(prepared, calibration, form_of(scheme, settings), keep_float)
 
 
-def _form(scheme: Scheme, settings: QuantizeSettings) -> StaticForm:
+def form_of(scheme: Scheme, settings: QuantizeSettings) -> StaticForm:
     """Return the numbers that a static scheme computes in; unsigned weights never saturate."""
     unsigned = scheme == "static-u8u8"
     return StaticForm(

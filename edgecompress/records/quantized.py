@@ -26,3 +26,17 @@ class Controlled:
     added_ms: float
     evaluations: int
     reason: str
+
+    @property
+    def told(self) -> str:
+        """Return in words what was repaired, what stays float, and how much asking it took."""
+        count = len(self.keep_float)
+        parts = (
+            f"plain static int8 loses {self.plain_loss:.3g} on validation, this {self.loss:.3g}",
+            f"repaired by {', '.join(self.repairs)}" if self.repairs else "no repair helped",
+            f"{count} nodes stay float ({', '.join(self.keep_float)})"
+            if count
+            else "no layer went back to float",
+            f"{self.evaluations} full evaluations",
+        )
+        return "; ".join(parts)
