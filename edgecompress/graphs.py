@@ -103,6 +103,11 @@ def _labels(text: str) -> tuple[str, ...]:
     return tuple(map(str, found)) if isinstance(found, list) else ()
 
 
+def kind_of(path: Path) -> Kind | None:
+    """Return the kind of task that an admitted file says it is for, None where it says none."""
+    return about_of(onnx.load(path, load_external_data=False)).kind
+
+
 def answering_operator(path: Path, output: str) -> str:
     """Return the type of the operator that computes an output of an admitted file.
 

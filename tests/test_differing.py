@@ -11,7 +11,8 @@ from onnx import ModelProto, numpy_helper
 from test_exporting import conv_net, images, reference
 from torch import nn
 
-from edgecompress.exporting.differing import first_layer, first_value, located
+from edgecompress.exporting.differing import first_value, located
+from edgecompress.exporting.layers import first_layer
 from edgecompress.exporting.onnx import export
 from edgecompress.exporting.parity import INT8, check_parity
 from edgecompress.quantizing.schemes import quantize

@@ -10,7 +10,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompress.distilling.scoring import forward
-from edgecompress.exporting.differing import first_layer, located
+from edgecompress.exporting.differing import located
+from edgecompress.exporting.layers import first_layer
 from edgecompress.exporting.onnx import export_described
 from edgecompress.exporting.parity import FLOAT, check_parity
 from edgecompress.graphs import About

@@ -9,7 +9,8 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto, NodeProto, numpy_helper
 
-from edgecompress.graphs import graphs
+from edgecompress.graphs import about_of, graphs
+from edgecompress.records import Kind
 
 _MOVES = ("Reshape", "Flatten", "Squeeze", "Unsqueeze", "Transpose", "Identity")
 
@@ -19,11 +20,13 @@ class Quantization:
     """Say whether a model computes in 8 bits, and the step of each output that it dequantizes.
 
     The step is the scale of the output's last DequantizeLinear, in the output's own unit. An
-    output that is computed in floats after the last 8-bit value has none.
+    output that is computed in floats after the last 8-bit value has none. `kind` is that of the
+    task, where the file says it.
     """
 
     int8: bool
     steps: Mapping[str, float]
+    kind: Kind | None = None
 
 
 def read_quantization(path: Path) -> Quantization:
@@ -31,7 +34,8 @@ def read_quantization(path: Path) -> Quantization:
     model = onnx.load(path, load_external_data=False)
     int8 = any(_is_int8(node) for graph in graphs(model.graph) for node in graph.node)
     found = {output.name: _step(model, output.name) for output in model.graph.output}
-    return Quantization(int8, {name: step for name, step in found.items() if step is not None})
+    steps = {name: step for name, step in found.items() if step is not None}
+    return Quantization(int8, steps, about_of(model).kind)
 
 
 def _is_int8(node: NodeProto) -> bool:

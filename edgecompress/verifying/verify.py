@@ -17,6 +17,7 @@ from typing import Any, Literal
 import numpy as np
 from numpy.typing import NDArray
 
+from edgecompress.records import Kind
 from edgecompress.runtime import Arrays
 from edgecompress.verifying.steps import Quantization
 
@@ -109,7 +110,7 @@ def _difference(
     step = _step(name, expected, quantization)
     allowed = _float_bound(expected.dtype)
     bound = allowed * scale if step is None else step
-    agreement, changed = _top_class(first, second, bound)
+    agreement, changed = _choices(first, second, bound, quantization.kind)
     relative = error / max(scale, 1e-12)
     return OutputDifference(name, samples, error, relative, step, agreement, changed, bound=allowed)
 
@@ -145,10 +146,24 @@ def _step(name: str, expected: NDArray[Any], quantization: Quantization) -> floa
     return quantization.steps.get(name) or max(widest, 1e-12) / 255
 
 
-def _top_class(
-    first: NDArray[np.float64], second: NDArray[np.float64], bound: float
+def _choices(
+    first: NDArray[np.float64], second: NDArray[np.float64], bound: float, kind: Kind | None
 ) -> tuple[float | None, int]:
-    """Return the share of rows with the same top class, and how many decided ones change theirs."""
+    """Return the share of rows that choose alike, and how many decided ones choose otherwise.
+
+    Numbers and vectors choose nothing; logits of labels choose by their signs; rows of scores, and
+    those of tokens on their second axis, by the largest.
+    """
+    match kind:
+        case "regression" | "embedding":
+            return None, 0
+        case "binary" | "multilabel" if first.size:
+            rows = first.reshape(len(first), -1), second.reshape(len(second), -1)
+            differs = (rows[0] > 0) != (rows[1] > 0)
+            changed = (differs & (np.abs(rows[0]) > bound)).any(axis=1)
+            return 1 - float(differs.any(axis=1).mean()), int(changed.sum())
+        case "tokens" if first.ndim > 2:
+            first, second = (np.moveaxis(v, 1, -1).reshape(-1, v.shape[1]) for v in (first, second))
     if first.ndim != 2 or first.shape[1] < 2:
         return None, 0
     differs = first.argmax(axis=1) != second.argmax(axis=1)
