@@ -4,13 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 
 from edgecompress.cli.controlling import controlled
 from edgecompress.cli.data import Samples
 from edgecompress.cli.models import OpenModel
 from edgecompress.cli.show import table
+from edgecompress.exporting.differing import first_value, located
 from edgecompress.exporting.parity import INT8, check_parity
+from edgecompress.graphs import kind_of
 from edgecompress.measuring.host import describe_host, saturates_int8
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.targets.machine import machine_of
@@ -59,10 +62,12 @@ def quantized(
     probe = {name: array[:PARITY_SAMPLES] for name, array in samples.items()}
     reference = run(source.facts.model, probe)
     tolerance = replace(INT8, any_batch=takes_any_batch(source.facts))
+    kind = kind_of(source.facts.model.path)
     candidates = [_given(source.label, source.facts.model)]
     for int8 in made:
         if int8.model is not None:
-            parity = check_parity(reference, int8.model, probe, source.label, tolerance)
+            found = check_parity(reference, int8.model, probe, source.label, tolerance, kind)
+            parity = located(found, partial(first_value, source.facts.model, int8.model, probe))
             dropped = None if parity.passed else parity.reason
             candidates.append(
                 Candidate(int8.scheme, int8.model, int8.scheme, parity, (), None, None, dropped)
