@@ -226,6 +226,21 @@ def test_what_half_precision_cannot_hold_is_said(tmp_path: Path) -> None:
     assert reason(large, {}, tmp_path, "fp16").startswith("fp16 cannot hold the constant gemm1.1: ")
 
 
+def test_what_a_mask_puts_in_place_may_be_beyond_half_precision(tmp_path: Path) -> None:
+    nodes = [
+        helper.make_node("Greater", ["x", "zero"], ["positive"]),
+        helper.make_node("Where", ["positive", "x", "least"], ["m"]),
+        helper.make_node("Softmax", ["m"], ["s"]),
+        helper.make_node("Gemm", ["s", "w"], ["y"], transB=1),
+    ]
+    g = np.random.default_rng(0)
+    least = np.finfo(np.float32).min
+    model = save(tmp_path / "m.onnx", nodes, [20], zero=0.0, least=least, w=g.normal(size=(10, 20)))
+    x = {"x": g.normal(size=(50, 20)).astype(np.float32)}
+    before, after = run(model, x), run(one(model, {}, tmp_path, "fp16"), x)
+    assert np.abs(after - before).max() < 0.003 * np.abs(before).max()
+
+
 def test_the_schemes_tried_follow_from_device_and_model(net: OnnxModel, tmp_path: Path) -> None:
     g = np.random.default_rng(0)
     kernel, head = g.normal(size=(64, 1, 3, 3)), g.normal(size=(10, 64))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import sys
 from pathlib import Path
 
+import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
 from onnxruntime.quantization.onnx_model import ONNXModel
@@ -37,10 +38,12 @@ def half(prepared: Path) -> ModelProto:
 
 
 def _beyond(tensor: TensorProto) -> bool:
-    """Return whether a finite number of the constant is too large for half precision."""
+    """Return whether finite numbers of the constant are too large for half precision.
+
+    A single number is not: it is what a mask puts in place, and the largest serves as well.
+    """
     values = onnx.numpy_helper.to_array(tensor)
-    finite = values[abs(values) < float("inf")]
-    return bool(finite.size) and float(abs(finite).max()) > _LARGEST
+    return values.size > 1 and bool((np.isfinite(values) & (abs(values) > _LARGEST)).any())
 
 
 def _convert(source: ModelProto) -> ModelProto:
