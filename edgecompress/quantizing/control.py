@@ -24,7 +24,7 @@ from edgecompress.quantizing.correction import corrected
 from edgecompress.quantizing.equalization import equalized, smoothed
 from edgecompress.quantizing.floats import Names, closed, given_back, ordered, smallest, units
 from edgecompress.quantizing.layers import layers, unshared
-from edgecompress.quantizing.prepared import prepare, refuse_quantized
+from edgecompress.quantizing.prepared import NothingToDoError, prepare, refuse_quantized
 from edgecompress.quantizing.rounding import rounded
 from edgecompress.quantizing.sensitivity import layer_errors
 from edgecompress.quantizing.static import StaticForm, static_int8
@@ -35,6 +35,7 @@ from edgecompress.store import artifact, write_atomic
 REPAIRS: tuple[Repair, ...] = get_args(Repair)
 FILE = "int8-controlled.onnx"
 _EVALUATIONS = 10
+_ALL = 2**31
 _ASIDE = 4  # one calibration sample in so many judges the repairs and makes none
 
 
@@ -85,7 +86,7 @@ def control(
     """
     source = onnx.load(model.path)
     refuse_quantized(source, model.path)
-    sample = calibration_sample(calibration, source, min(map(len, calibration.values())))
+    sample = calibration_sample(calibration, source, _ALL)
     folder.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(dir=folder, prefix=".int8.", suffix=".partial") as scratch:
         bench = _Bench(Path(scratch), sample, form, terms)
@@ -191,7 +192,13 @@ class _Bench:
         """Return whether a plan's int8 model loses little enough; None when none may be asked."""
         if len(self.losses) >= self.terms.most:
             return None
-        loss = self.terms.evaluate(self._written(self.made(plan), "int8.onnx"))
+        try:
+            int8 = self.made(plan)
+        except NothingToDoError:  # of these float nodes the quantizer makes nothing
+            if not self.losses:
+                raise
+            return False
+        loss = self.terms.evaluate(self._written(int8, "int8.onnx"))
         self.losses.append((plan, loss))
         return loss <= self.terms.allowed
 

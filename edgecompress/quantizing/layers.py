@@ -57,7 +57,7 @@ class Layer:
     """Name a layer and say how its weights lie.
 
     `groups` is that of a convolution, else 1; `transposed` says that inputs come first (those of a
-    convolution come last always).
+    convolution come last always). `kernel` is empty for a product.
     """
 
     node: str
@@ -68,6 +68,7 @@ class Layer:
     bias: str
     groups: int = 1
     transposed: bool = False
+    kernel: tuple[int, ...] = ()
 
     def rows(self, weight: NDArray[np.generic]) -> Floats:
         """Return weights as (groups, outputs of a group, inputs of a group, positions)."""
@@ -115,6 +116,7 @@ def layers(model: ModelProto) -> list[Layer]:
                 bias=node.input[2] if has_bias else "",
                 groups=1 if flat else attribute(node, "group", 1),
                 transposed=flat and not attribute(node, "transB", 0),
+                kernel=tuple(known[node.input[1]].dims[2:]),
             )
         )
     return found

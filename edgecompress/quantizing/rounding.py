@@ -134,8 +134,7 @@ def _inputs_of_outputs(
     pads = told.get("pads", [0] * 2 * places)
     width = [(0, 0), (0, 0), *zip(pads[:places], pads[places:], strict=True)]
     dilations = told.get("dilations", [1] * places)
-    kernel = told["kernel_shape"]
-    spans = [(k - 1) * d + 1 for k, d in zip(kernel, dilations, strict=True)]
+    spans = [(k - 1) * d + 1 for k, d in zip(layer.kernel, dilations, strict=True)]
     axes = tuple(range(2, 2 + places))
     windows = np.lib.stride_tricks.sliding_window_view(np.pad(values, width), spans, axes)
     steps = [slice(None, None, s) for s in told.get("strides", [1] * places)]

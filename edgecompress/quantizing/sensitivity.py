@@ -123,4 +123,4 @@ def _has_form(
     """Return whether a node of the int8 model is a node of the float one that reads 8 bits."""
     inner = any(a.type == AttributeProto.GRAPH for a in node.attribute)
     reads = any((made := maker.get(n)) and made.op_type == _PAIR[1] for n in node.input)
-    return reads and not inner and node.name in known
+    return reads and not inner and "Sequence" not in node.op_type and node.name in known

@@ -23,7 +23,7 @@ def watch(
     """Yield the values named, batch by batch, of a batch as large as about 256 MB allow.
 
     `names` are values anywhere in the outer graph; inputs of the model count too. A model whose
-    batch is fixed gets that many samples at a time, and the last ones that fill none are left out.
+    batch is fixed gets that many samples at a time, the last ones filled up with repeats.
     """
     with tempfile.TemporaryDirectory(prefix="edgecompress-") as folder:
         path = Path(folder) / "watched.onnx"
@@ -34,14 +34,15 @@ def watch(
     declared = opened.get_inputs()[0].shape[:1]
     fixed = declared[0] if declared and isinstance(declared[0], int) else 0
     samples, start, size = len(next(iter(taken.values()))), 0, fixed or 1
-    while start + size <= samples:
-        feed = {name: array[start : start + size] for name, array in taken.items()}
+    while start < samples:
+        rows = np.minimum(np.arange(start, start + size), samples - 1)
+        feed = {name: array[rows] for name, array in taken.items()}
         found = dict(zip(asked, opened.run(asked, feed), strict=True)) if asked else {}
         yield {**{name: array for name, array in feed.items() if name in names}, **found}
         start += size
         if not fixed and start < samples:
-            bytes_each = sum(array.nbytes for array in found.values()) / size
-            size = int(min(_BATCH, max(1, _MOST_BYTES // max(bytes_each, 1)), samples - start))
+            bytes_each = sum(array.nbytes for array in found.values()) // size
+            size = min(_BATCH, max(1, _MOST_BYTES // max(bytes_each, 1)), samples - start)
 
 
 def _telling(model: ModelProto, names: Collection[str]) -> ModelProto:
