@@ -53,6 +53,7 @@ def test_a_file_alone_is_enough(folder, capsys):
     card = Path("edgecompress-bundle/README.md").read_text("utf-8")
     assert card.startswith("# model\n")
     assert "Not known: it was scored on no data here." in card
+    assert "The golden inputs are made up: meeting them proves the file, not what" in card
     assert "Not known: what the model was trained on is not written in its file." in card
 
 
@@ -94,6 +95,23 @@ def test_shapes_and_inputs_make_the_golden_call(folder, capsys):
     bundled(capsys, "--inputs", "inputs.npz")
     golden = np.fromfile("edgecompress-bundle/golden.bin", "<f4")
     np.testing.assert_array_equal(golden[:16], X[:2].ravel())
+    assert "made up" not in Path("edgecompress-bundle/README.md").read_text("utf-8")
+
+
+def test_models_of_eight_bits_get_room_between_processors(folder, capsys):
+    def quantize_the_answer(model):
+        for name, value in (("s", np.float32(0.1)), ("z", np.uint8(0))):
+            model.graph.initializer.append(numpy_helper.from_array(np.array(value), name))
+        add = model.graph.node.append
+        add(helper.make_node("QuantizeLinear", ["y", "s", "z"], ["q"]))
+        add(helper.make_node("DequantizeLinear", ["q", "s", "z"], ["d"]))
+        model.graph.output[0].name = "d"
+
+    assert bundled(capsys)["golden"]["max_rel_error"] == 1e-3
+    changed(quantize_the_answer)
+    assert bundled(capsys)["golden"]["max_rel_error"] == 5e-2
+    card = Path("edgecompress-bundle/README.md").read_text("utf-8")
+    assert "Processors round integers differently" in card
 
 
 def test_weights_beside_the_file_come_into_it(folder, capsys):

@@ -51,10 +51,11 @@ def bundle(
         raise UsageError(f"--data and {other}: both say what the golden calls are; give one")
     _refuse_other_folders(out)
     opened = open_models([model], shape or (), inputs)[0]
-    calls, scored = _calls(opened.facts, opened.inputs, data)
+    facts, made_up = opened.facts, data is None and inputs is None
+    calls, scored = _calls(facts, opened.inputs, data)
     with progress() as shown, tempfile.TemporaryDirectory() as scratch:
         shown.wait(f"{opened.label}: bundling")
-        contents = foreign_contents(opened.facts, opened.label, calls, scored, Path(scratch))
+        contents = foreign_contents(facts, opened.label, calls, scored, made_up, Path(scratch))
         made = write_bundle(out, contents)
     _show(made, out, as_json)
     return EXIT_PASS

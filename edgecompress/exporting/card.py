@@ -184,8 +184,10 @@ def limits(report: Report) -> Iterator[str]:
         yield f"- The verdict is {report.verdict.status.upper()}: do not ship it unseen."
     if predicted := [c.budget for c in report.verdict.checks if c.basis == "predicted"]:
         yield f"- Predicted for the device, not measured on it: {', '.join(predicted)}."
-    if report.best is not None and report.best.scheme.startswith("int8"):
-        yield "- Int8 results may differ slightly between processors; `run.py` tells by how much."
+    if report.best is not None and report.best.scheme.startswith("int"):
+        yield "- Processors round integers differently: `run.py` tells by how much answers move."
+    if not report.profile:
+        yield from (f"- {note}" for note in report.notes)
     yield "- Inputs unlike the training data get confident answers too; the model cannot decline."
     yield "- Not looked at: whether it treats groups of people alike, and what misuse could do."
 

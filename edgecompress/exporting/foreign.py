@@ -19,6 +19,7 @@ from edgecompress.tasks.task import Arrays
 
 CALLS = 8
 _MOST_BYTES = 2**31 - 1  # of one protobuf file
+_MADE_UP = "The golden inputs are made up: meeting them proves the file, not what it is worth."
 # Where a file says who wrote a node, and in which folder; the model's own metadata stay.
 _ORIGINS = ("doc_string", "metadata_props")
 
@@ -28,9 +29,13 @@ def foreign_contents(
     label: str,
     calls: Sequence[Arrays],
     evaluations: Sequence[Evaluation],
+    made_up: bool,
     scratch: Path,
 ) -> BundleContents:
-    """Return what a bundle of an admitted file is made of; its model is written into `scratch`."""
+    """Return what a bundle of an admitted file is made of; its model is written into `scratch`.
+
+    `made_up` says that the calls are: the card then says so too.
+    """
     model, labels = _portable(facts.model, scratch / "model.onnx")
     fits = facts.outputs[0].shape[-1:] in ((None,), (len(labels),))
     names = labels if fits else ()
@@ -48,7 +53,7 @@ def foreign_contents(
         test_reads=0,
         environment={"onnxruntime": library_version("onnxruntime")},
         settings={},
-        notes=(),
+        notes=(_MADE_UP,) * made_up,
         folder=scratch,
     )
     known = names or evaluations
@@ -92,5 +97,5 @@ def _labels(model: onnx.ModelProto) -> tuple[str, ...]:
 
 def _scheme(facts: ModelFacts) -> str:
     """Return in what numbers the model computes, as far as it matters to other processors."""
-    eight = ("QuantizeLinear", "QLinear", "Integer", "DynamicQuantize")
-    return "int8" if any(part in name for name in facts.operators for part in eight) else "given"
+    few = ("QuantizeLinear", "QLinear", "Integer", "NBits")
+    return "int8" if any(part in name for name in facts.operators for part in few) else "given"
