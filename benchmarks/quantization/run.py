@@ -20,13 +20,10 @@ import json
 import shutil
 import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from compared import BEST, OURS, PEER, Set, tables
-from numpy.typing import NDArray
 from sets import LARGER, SETS, SMALL, calibration_of, load_set
 
 from edgecompress import Task, measure, onnx_model, quantize
@@ -36,6 +33,7 @@ from edgecompress.store import write_atomic
 
 STEPS = ("make", "score", "measure", "best", "table")
 MAX_DROP = 0.005
+EXAMPLE = Path("made", "example.npz")
 PRESETS = ("performance", "mixed")
 PRECISION = MeasureSettings(seconds_per_process=0.5)
 PROCESSES = 5
@@ -70,15 +68,17 @@ def work(step: str, asked: argparse.Namespace, name: str) -> None:
     folder = asked.models / name
     folder.mkdir(exist_ok=True)
     shutil.copyfile(asked.models / f"{name}-fp32.onnx", folder / "fp32.onnx")
+    if step == "measure":  # needs no task, and so nothing but the measurement runs meanwhile
+        measure_all(folder)
+        return
     task = load_set(name, asked.data)
     match step:
         case "make":
             make_ours(task, folder)
+            np.savez(folder / EXAMPLE, **task.example_inputs())
             make_peers(task, folder, asked.peer, transformer=name == "banking77-larger")
         case "score":
             score(task, folder)
-        case "measure":
-            measure_all(task, folder)
     print(f"{name}: {step} done", file=sys.stderr)
 
 
@@ -136,11 +136,12 @@ def score(task: Task, folder: Path) -> None:
         np.savez_compressed(kept, sha256=model.sha256, **hits)
 
 
-def measure_all(task: Task, folder: Path) -> None:
+def measure_all(folder: Path) -> None:
     """Measure all files of a set in turns, one process each, and write down each one's figures."""
+    with np.load(folder / EXAMPLE) as file:
+        example = dict(file)
     models = {path.stem: onnx_model(path) for path in sorted(folder.glob("*.onnx"))}
     once = {model.sha256: model for model in models.values()}  # equal files are as fast
-    example: Mapping[str, NDArray[Any]] = task.example_inputs()
     found = measure(once, dict.fromkeys(once, example), PRECISION, processes=PROCESSES)
     figures = {
         label: {
