@@ -53,7 +53,7 @@ def test_calls_are_rows_as_apps_give_them() -> None:
 
 
 def test_another_model_is_told_by_its_answers(model: OnnxModel, tmp_path: Path) -> None:
-    golden = record(model, calls(), (), "fp32")
+    golden = record(model, calls(), (), "fp32", "mlp")
     assert golden.error_of(model) == 0
     wider = artifact(tiny_models.save_mlp(tmp_path / "deep.onnx", depth=2), OnnxModel)
     assert golden.error_of(wider) > golden.max_rel_error == tolerance_of("fp32")
@@ -66,15 +66,25 @@ def test_answers_of_other_shapes_are_left_out(tmp_path: Path) -> None:
     path = tiny_models.save(helper.make_graph(nodes, "g", [x], [y]), tmp_path / "nz.onnx")
     rows = ([1, 0, 1, 0], [1, 1, 1, 0], [0, 1, 1, 0])
     given = [{"x": np.array(row, np.float32)} for row in rows]
-    golden = record(artifact(path, OnnxModel), given, (), "fp32")
+    golden = record(artifact(path, OnnxModel), given, (), "fp32", "mlp")
     assert [answer.ravel().tolist() for answer in golden.answers] == [[0, 2], [1, 2]]
     assert len(golden.calls) == 2
 
 
 def test_a_call_that_the_model_refuses_is_one_line(model: OnnxModel) -> None:
     wrong = {"x": np.ones((1, 7), np.float32)}
-    with pytest.raises(ModelError, match=r"mlp\.onnx: cannot run on the golden inputs: .*7"):
-        record(model, [wrong], (), "fp32")
+    with pytest.raises(ModelError, match=r"^mlp: cannot run on the golden inputs: .*7"):
+        record(model, [wrong], (), "fp32", "mlp")
+
+
+def test_an_answer_that_is_no_tensor_is_refused(tmp_path: Path) -> None:
+    listed = helper.make_tensor_sequence_value_info("y", TensorProto.FLOAT, None)
+    node = helper.make_node("SequenceConstruct", ["x"], ["y"])
+    graph = helper.make_graph([node], "g", [tiny_models.value("x", "n", 8)], [listed])
+    model = artifact(tiny_models.save(graph, tmp_path / "list.onnx"), OnnxModel)
+    wanted = r"^list: output 'y' is a seq\(tensor\(float\)\); a bundle needs a tensor of numbers$"
+    with pytest.raises(ModelError, match=wanted):
+        record(model, calls(), (), "fp32", "list")
 
 
 def test_the_file_is_little_endian_whatever_the_arrays_are() -> None:
@@ -91,7 +101,7 @@ def test_a_reduced_build_is_told_operators_and_types(bundle: Bundle, tmp_path: P
     operators, _ = parse_config(str(path))
     assert operators["com.microsoft"][1] == {"FusedConv"}
     model = artifact(tiny_models.save_mlp(tmp_path / "mlp.onnx"), OnnxModel)
-    made = mobile.make_mobile(model, tmp_path, record(model, calls(), (), "fp32"))
+    made = mobile.make_mobile(model, tmp_path, record(model, calls(), (), "fp32", "mlp"))
     assert made.ort_reason == ""
     listed = (tmp_path / "required_operators.config").read_text()
     assert 'MatMul{"inputs": {"0": ["float"]}}' in listed
@@ -135,7 +145,7 @@ def test_a_model_that_its_tools_cannot_judge_is_converted_all_the_same(
     text = mobile._CHILD.read_text("utf-8")
     child.write_text(text.replace("usability_checker as", "no_such_checker as"), "utf-8")
     monkeypatch.setattr(mobile, "_CHILD", child)
-    made = mobile.make_mobile(model, tmp_path, record(model, calls(), (), "fp32"))
+    made = mobile.make_mobile(model, tmp_path, record(model, calls(), (), "fp32", "mlp"))
     assert made.ort_reason == "" and (tmp_path / "model.ort").exists()
     assert made.verdict == (
         "ONNX Runtime's own verdict is not known: its checker failed: ImportError"
@@ -145,7 +155,7 @@ def test_a_model_that_its_tools_cannot_judge_is_converted_all_the_same(
 def test_a_conversion_that_answers_otherwise_is_no_part_of_the_bundle(
     model: OnnxModel, tmp_path: Path
 ) -> None:
-    golden = record(model, calls(), (), "fp32")
+    golden = record(model, calls(), (), "fp32", "mlp")
     others = replace(golden, answers=tuple(answer + 1 for answer in golden.answers))
     made = mobile.make_mobile(model, tmp_path, others)
     assert made.ort_reason == "the converted model gives other answers than model.onnx"

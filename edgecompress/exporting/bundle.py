@@ -75,7 +75,7 @@ def write_bundle(folder: Path, contents: BundleContents) -> Bundle:
 def _fill(folder: Path, chosen: Candidate, contents: BundleContents) -> Made:
     """Write every file, the manifest last. Return what stands there."""
     model = _copy_model(chosen.model, folder / "model.onnx")
-    golden = _golden(model, chosen.scheme, contents)
+    golden = _golden(model, chosen, contents)
     write_atomic(folder / golden_calls.FILE, golden.to_bytes())
     mobile = make_mobile(model, folder, golden)
     made = Made(golden, mobile, library_version("onnxruntime"), _facts(folder))
@@ -127,16 +127,16 @@ def _ends(model: OnnxModel) -> dict[str, object]:
     }
 
 
-def _golden(model: OnnxModel, scheme: str, contents: BundleContents) -> Golden:
+def _golden(model: OnnxModel, chosen: Candidate, contents: BundleContents) -> Golden:
     """Record the golden calls; where texts alone make a call, the golden texts come first."""
     tokenizer = contents.tokenizer
     texts: tuple[Arrays, ...] = ()
     if tokenizer is not None and set(contents.calls[0]) == {tokenizer.name}:
         texts = tuple(tokenizer.encode([text]) for text in _GOLDEN_TEXTS)
-        _, answers = answers_of(model, texts)
+        _, answers = answers_of(model, texts, chosen.label)
         if not all(np.isfinite(answer).all() for answer in answers):  # of no words at all, say
             texts = ()
-    return record(model, contents.calls, texts, scheme)
+    return record(model, contents.calls, texts, chosen.scheme, chosen.label)
 
 
 def _texts(contents: BundleContents, made: Made) -> dict[str, str]:

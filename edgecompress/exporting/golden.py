@@ -56,7 +56,7 @@ class Golden:
 
     def error_of(self, model: OnnxModel) -> float:
         """Return how far a model misses the answers at most, relative to their magnitude."""
-        _, found = answers_of(model, self.calls)
+        _, found = answers_of(model, self.calls, model.path.name)
         pairs = list(zip(found, self.answers, strict=True))
         if any(one.shape != other.shape for one, other in pairs):
             return float("inf")
@@ -75,22 +75,22 @@ def rows_as_calls(samples: Arrays, count: int, rows: int = 1) -> tuple[Arrays, .
 
 
 def record(
-    model: OnnxModel, calls: Sequence[Arrays], texts: Sequence[Arrays], scheme: str
+    model: OnnxModel, calls: Sequence[Arrays], texts: Sequence[Arrays], scheme: str, name: str
 ) -> Golden:
     """Run the model on every call and keep its answers; calls of golden `texts` come first.
 
-    Raise ModelError for inputs or answers that are no numbers a file can hold.
+    Raise ModelError, which says `name`, for inputs or answers that are no numbers a file can hold.
     """
-    for name, array in calls[0].items():
+    for given, array in calls[0].items():
         if array.dtype.kind not in "fiub" or not array.size:
             raise ModelError(
-                f"{model.path}: input {name!r} is {array.dtype} of shape {array.shape}; golden "
+                f"{name}: input {given!r} is {array.dtype} of shape {array.shape}; golden "
                 "inputs must be numbers: bundle the part of the model that starts from numbers"
             )
     every = (*texts, *calls)
-    output, answers = answers_of(model, every)
+    output, answers = answers_of(model, every, name)
     for answer in answers:
-        _check_answer(model, output, answer)
+        _check_answer(name, output, answer)
     kept = [answer.shape == answers[0].shape for answer in answers]  # shapes that follow the data
     return Golden(
         calls=tuple(call for call, same in zip(every, kept, strict=True) if same),
@@ -114,30 +114,37 @@ def tolerance_of(scheme: str) -> float:
     return 1e-2 if scheme.startswith("fp16") else 1e-3
 
 
-def answers_of(model: OnnxModel, calls: Sequence[Arrays]) -> tuple[str, tuple[NDArray[Any], ...]]:
+def answers_of(
+    model: OnnxModel, calls: Sequence[Arrays], name: str
+) -> tuple[str, tuple[NDArray[Any], ...]]:
     """Return the name of the model's main output and its value for each call.
 
-    Raise ModelError when ONNX Runtime refuses the model or a call.
+    Raise ModelError, which says `name`, when that is no tensor or ONNX Runtime refuses a call.
     """
     opened = session(model.path)
-    output = main_output(opened).name
+    output = main_output(opened)
+    if not output.type.startswith("tensor("):
+        raise ModelError(
+            f"{name}: output {output.name!r} is a {output.type}; a bundle needs a tensor of numbers"
+        )
     try:
-        return output, tuple(np.asarray(opened.run([output], dict(call))[0]) for call in calls)
+        answers = tuple(opened.run([output.name], dict(call))[0] for call in calls)
     except Exception as error:  # ONNX Runtime's exceptions have no useful common class
         cause = " ".join(str(error).split())[:300]
-        raise ModelError(f"{model.path}: cannot run on the golden inputs: {cause}") from error
+        raise ModelError(f"{name}: cannot run on the golden inputs: {cause}") from error
+    return output.name, answers
 
 
-def _check_answer(model: OnnxModel, output: str, answer: NDArray[Any]) -> None:
+def _check_answer(name: str, output: str, answer: NDArray[Any]) -> None:
     if answer.dtype.kind not in "fiub" or not answer.size:
         raise ModelError(
-            f"{model.path}: output {output!r} is {answer.dtype} of shape {answer.shape} on the "
-            "golden inputs; a bundle needs an answer in numbers: give other inputs, or bundle the "
-            "part of the model that ends in numbers"
+            f"{name}: output {output!r} is {answer.dtype} of shape {answer.shape} on the golden "
+            "inputs; a bundle needs an answer in numbers: give other inputs, or bundle the part of "
+            "the model that ends in numbers"
         )
     if not np.isfinite(answer).all():
         raise ModelError(
-            f"{model.path}: output {output!r} is not finite on the golden inputs; give others"
+            f"{name}: output {output!r} is not finite on the golden inputs; give others"
         )
 
 
