@@ -12,6 +12,7 @@ import numpy as np
 import onnx
 import pytest
 
+from edgecompress.distilling.rules import settled_recipe
 from edgecompress.errors import RecipeError
 from edgecompress.graphs import about_of
 from edgecompress.pipeline.compress import compress
@@ -23,6 +24,7 @@ from edgecompress.runtime import session
 from edgecompress.tasks.task import Normalization, Split, Task
 
 PIXELS = Normalization(1 / 255, (0.5,), (0.25,))
+RAW = {"image": Normalization()}
 TRAINING = {"epochs": 5, "batch_size": 32, "learning_rate": 1e-2, "precision": "fp32"}
 RECIPE = {
     "teacher": TRAINING,
@@ -95,3 +97,23 @@ def test_what_the_devices_runtime_cannot_read_is_refused_at_once(tmp_path: Path)
     old = old.model_copy(update={"runtime": old.runtime.model_copy(update={"onnxruntime": "1.13"})})
     with pytest.raises(RecipeError, match=r"runtime\.onnxruntime 1\.13 reads opsets up to 17"):
         compress(Recipe.model_validate(RECIPE), old, tmp_path, RunOptions(), task())
+
+
+def test_what_was_no_image_of_bytes_is_refused_before_training(tmp_path: Path) -> None:
+    recipe, wrong = Recipe.model_validate(RECIPE), replace(task(), normalization=RAW)
+    with pytest.raises(RecipeError, match="input 'image' was no bytes"):
+        compress(
+            Recipe.model_validate(RECIPE),
+            load_profile("android-cpu"),
+            tmp_path,
+            RunOptions(),
+            wrong,
+        )
+    assert not list(tmp_path.glob("stages/teacher*"))
+
+
+def test_numbers_have_no_temperature(tmp_path: Path) -> None:
+    numbers = replace(task(), kind="regression", class_names=())
+    recipe = Recipe.model_validate({"export": {"temperature": 2.0}})
+    with pytest.raises(RecipeError, match=r"export\.temperature: kind 'regression' answers"):
+        settled_recipe(numbers, recipe)

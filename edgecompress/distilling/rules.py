@@ -41,6 +41,11 @@ def settled_recipe(task: Task, recipe: Recipe) -> Recipe:
             f"recipe: export.softmax: kind {task.kind!r} has no classes that share one certainty; "
             f"remove it{_SIGMOID if task.kind in ('binary', 'multilabel') else ''}"
         )
+    if recipe.export.temperature != 1.0 and task.kind in NUMBERS:
+        raise RecipeError(
+            f"recipe: export.temperature: kind {task.kind!r} answers with numbers, not with logits; "
+            "remove it"
+        )
     sections = {
         name: settled(task, given, name)
         for name, given in (

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from pathlib import Path
 
-from edgecompress.exports import check_opset
 from edgecompress.pipeline.answer import prove, settle
 from edgecompress.pipeline.aware import aware_candidate
 from edgecompress.pipeline.candidates import (
@@ -14,7 +13,7 @@ from edgecompress.pipeline.candidates import (
 )
 from edgecompress.pipeline.controlled import controlled
 from edgecompress.pipeline.delivery import deliver
-from edgecompress.pipeline.folding import folded_candidate
+from edgecompress.pipeline.folding import check_export, folded_candidate
 from edgecompress.pipeline.narrowing import narrowed
 from edgecompress.pipeline.quantized import quantize_candidate
 from edgecompress.pipeline.run import RunOptions, open_run
@@ -38,8 +37,8 @@ def compress(
     Everything that is finished is kept in `out` and found again by the next call. `task` takes
     the place of the one that the recipe names. Raises the errors of `edgecompress.errors`.
     """
-    check_opset(recipe.export, profile.runtime.onnxruntime)
     with open_run(recipe, Path(out), options, task) as run:
+        check_export(run, profile)
         run, teacher = narrowed(run, obtain_teacher(run))
         found = find_student(run, profile, teacher)
         student = train_student(run, teacher, found)

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 from edgecompress.exporting.folding import Folding, folded, folding_of
 from edgecompress.exporting.parity import FLOAT, Tolerance, check_parity
-from edgecompress.exports import is_read
+from edgecompress.exports import check_opset, is_read
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
 from edgecompress.records import Candidate, OnnxModel, Parity
@@ -39,6 +39,12 @@ class FoldedModel:
 def run_folding(run: Run) -> Folding:
     """Return what the recipe folds into what ships."""
     return folding_of(run.recipe.export, run.task.example_inputs(2), run.task.normalization)
+
+
+def check_export(run: Run, profile: Profile) -> None:
+    """Refuse what cannot be folded in, or read on the device, before anything is trained."""
+    check_opset(run.recipe.export, profile.runtime.onnxruntime)
+    run_folding(run).raw(run.task.validation.take(slice(0, _PROBES)).inputs)
 
 
 def folded_candidate(run: Run, profile: Profile, candidate: Candidate) -> Candidate:
