@@ -102,13 +102,7 @@ def test_what_the_devices_runtime_cannot_read_is_refused_at_once(tmp_path: Path)
 def test_what_was_no_image_of_bytes_is_refused_before_training(tmp_path: Path) -> None:
     recipe, wrong = Recipe.model_validate(RECIPE), replace(task(), normalization=RAW)
     with pytest.raises(RecipeError, match="input 'image' was no bytes"):
-        compress(
-            Recipe.model_validate(RECIPE),
-            load_profile("android-cpu"),
-            tmp_path,
-            RunOptions(),
-            wrong,
-        )
+        compress(recipe, load_profile("android-cpu"), tmp_path, RunOptions(), wrong)
     assert not list(tmp_path.glob("stages/teacher*"))
 
 

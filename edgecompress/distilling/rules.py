@@ -43,7 +43,7 @@ def settled_recipe(task: Task, recipe: Recipe) -> Recipe:
         )
     if recipe.export.temperature != 1.0 and task.kind in NUMBERS:
         raise RecipeError(
-            f"recipe: export.temperature: kind {task.kind!r} answers with numbers, not with logits; "
+            f"recipe: export.temperature: kind {task.kind!r} answers with numbers, not logits; "
             "remove it"
         )
     sections = {
