@@ -201,6 +201,11 @@ def test_a_note_names_the_layers_that_stay_float(relu: OnnxModel) -> None:
     )
 
 
+def test_of_many_float_layers_a_note_names_some() -> None:
+    found = Controlled(None, 0.1, 0.01, (), tuple(f"n{i}" for i in range(10)), 20, 0.5, 4, "")
+    assert "10 nodes stay float (n0, n1, n2, n3, n4, n5, n6, n7 and 2 more);" in found.told
+
+
 def test_times_go_to_the_layers_that_the_runtime_still_names(relu: OnnxModel) -> None:
     def node(name: str, operator: str) -> Node:
         return Node(name, operator, "", (), (), {}, 1.0)

@@ -6,6 +6,8 @@ from dataclasses import dataclass
 
 from edgecompress.records.basics import OnnxModel
 
+_NAMED = 8  # of the nodes that stay float; the record has them all
+
 
 @dataclass(frozen=True)
 class Controlled:
@@ -31,12 +33,12 @@ class Controlled:
     def told(self) -> str:
         """Return in words what was repaired, what stays float, and how much asking it took."""
         count = len(self.keep_float)
+        names = ", ".join(self.keep_float[:_NAMED])
+        more = f" and {count - _NAMED} more" if count > _NAMED else ""
         parts = (
             f"plain static int8 loses {self.plain_loss:.3g} on validation, this {self.loss:.3g}",
             f"repaired by {', '.join(self.repairs)}" if self.repairs else "no repair helped",
-            f"{count} nodes stay float ({', '.join(self.keep_float)})"
-            if count
-            else "no layer went back to float",
+            f"{count} nodes stay float ({names}{more})" if count else "no layer went back to float",
             f"{self.evaluations} full evaluations",
         )
         return "; ".join(parts)
