@@ -102,7 +102,10 @@ def test_the_last_set_wins_and_opens_a_section(tmp_path):
         ("[accept]\nmax_dropp = 0.1\n", "accept.max_dropp: unknown key; did you mean 'max_drop'?"),
         ("[measure]\nprocesses = [5, 3]\n", "given [5, 3], expected numbers that rise"),
         ("[measure]\nprocesses = []\n", "measure.processes: given [], expected have at least 1"),
-        ("[quantize]\nschemes = ['sttic']\n", 'quantize.schemes[0]: given "sttic"'),
+        (
+            "[quantize]\nschemes = ['sttic']\n",
+            """quantize.schemes: given ['sttic'], expected "auto" or a list of static, """,
+        ),
         ("task = 'my_task'\n", "given 'my_task', expected 'file.py:function' or 'digits'"),
         ("task = 'digit'\n", "did you mean 'digits'?"),
         ("task = 'gone.py:task'\n", "task: no file '"),
