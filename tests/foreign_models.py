@@ -218,6 +218,18 @@ def old_style() -> Foreign:
     return Foreign(model_of(nodes, shapes, {"y": ("n", 64)}, [W], opset=8, ir_version=3), X)
 
 
+def old_style_held() -> Foreign:
+    """Compute a constant from another that is listed among the inputs, as the light models do."""
+    nodes = [
+        node("ConstantOfShape", ["dims"], ["w"], value=held("v", np.array([0.5], np.float32))),
+        node("MatMul", ["x", "w"], ["y"]),
+    ]
+    shapes: dict[str, Sizes] = {"x": ("n", 32), "dims": (2,)}
+    dims = integers("dims", 32, 64)
+    model = model_of(nodes, shapes, {"y": ("n", 64)}, [dims], opset=9, ir_version=3)
+    return Foreign(retyped(model, dims=INT64), X)
+
+
 def duplicate_names() -> Foreign:
     """Name two nodes alike."""
     nodes = [node("MatMul", ["x", "w"], ["h"], "same"), node("Relu", ["h"], ["y"], "same")]
@@ -331,7 +343,7 @@ def _refused(model: ModelProto, words: str) -> Foreign:
 
 
 MADE: tuple[Callable[[], Foreign], ...] = (
-    *(with_if, with_loop, with_scan, with_function, in_nodes, old_style),
+    *(with_if, with_loop, with_scan, with_function, in_nodes, old_style, old_style_held),
     *(sequence_beside, sequence_alone, texts_out, texts_in, duplicate_names, duplicate_values),
     *(same_symbol, fixed_batch, fixed_to_one, zero_size, no_inputs, scalar, any_rank, halves),
     *(flags, unknown_operator, ancient, from_the_future, future_format),

@@ -131,6 +131,15 @@ def test_weights_in_nodes_count_as_weights(name: str) -> None:
     assert counted["parameters_m"] == pytest.approx(PARAMETERS_M[name], rel=0.01)
 
 
+def test_explain_looks_into_models_of_the_first_years(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("edgecompress.measuring.explain.alone", lambda say: nullcontext())
+    for foreign in (in_nodes(), foreign_models.old_style_held()):
+        assert main([*save(foreign, tmp_path)["measure"], "--explain"]) == 0
+        assert "MatMul" in capsys.readouterr().out
+
+
 def test_there_are_nine_light_models() -> None:
     assert sorted(p.stem for p in LIGHT.glob("light_*.onnx")) == [f"light_{n}" for n in LIGHT_NAMES]
 

@@ -76,6 +76,12 @@ def open_both(model: str, threads: int, folder: Path) -> tuple[Any, Any, ModelPr
     named.CopyFrom(graph)
     for place, node in enumerate(named.graph.node):
         node.name = str(place)
+    # Old files list constants among the inputs; those that were folded away would be asked for.
+    asked = {given.name for given in plain.get_inputs()}
+    kept = [value for value in named.graph.input if value.name in asked]
+    named.graph.ClearField("input")
+    named.graph.input.extend(kept)
+    named.ir_version = max(named.ir_version, 4)  # from which on constants need not be inputs
     onnx.save(named, str(folder / "named.onnx"))
     options = watching(threads, folder / "events")
     options.graph_optimization_level = onnxruntime.GraphOptimizationLevel.ORT_DISABLE_ALL
