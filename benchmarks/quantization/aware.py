@@ -3,9 +3,10 @@
     python benchmarks/quantization/aware.py OUT --data DATA [--teacher FILE.onnx] [--samples N]
 
 The stages of edgecompress, in the folder OUT, distil the student and then, by `[quantize.aware]`,
-distil it on while it rounds; no control is trained. Beside it stand int8 models of the same float
-student, per channel, by every calibration and two sizes of sample. DATA is laid out as sets.py
-says; without --teacher the example's own is trained first. What is finished is found again.
+distil it on while it rounds. Beside it stand int8 models, per channel, by every calibration and two
+sizes of sample: of the same float student, and of it distilled on in float for as many epochs.
+DATA is laid out as sets.py says; without --teacher the example's own is trained first. What is
+finished is found again.
 """
 
 from __future__ import annotations
@@ -22,15 +23,16 @@ from sets import calibration_of, load_set
 from torch import Tensor, nn
 
 from edgecompress import Task, load_profile, quantize
+from edgecompress.distilling.beginnings import Student
 from edgecompress.pipeline.arms import Course
 from edgecompress.pipeline.aware import aware_candidate
 from edgecompress.pipeline.candidates import export_network
-from edgecompress.pipeline.networks import Network
-from edgecompress.pipeline.run import RunOptions, open_run
+from edgecompress.pipeline.networks import Network, TeacherInHand
+from edgecompress.pipeline.run import Run, RunOptions, open_run
 from edgecompress.pipeline.training import obtain_teacher
 from edgecompress.quantization import AwareSettings
 from edgecompress.recipe import DistillSettings, QuantizeSettings, Recipe, TrainSettings
-from edgecompress.records import Candidate, OnnxModel, Parity
+from edgecompress.records import Candidate, OnnxModel
 from edgecompress.runtime import run as outputs_of
 from edgecompress.statistics import paired_drop
 from edgecompress.tasks.loaders import split_rows
@@ -122,25 +124,38 @@ def main() -> None:
     parser.add_argument("--aware-epochs", type=int, default=6)
     asked = parser.parse_args()
     task = task_of(asked)
-    float_model, int8 = trained(asked, task)
-    files = [scored(task, c.label, c.model) for c in (float_model, int8)]
-    whole, aware = files
-    after = [scored(task, *made) for made in others(whole.model, task, asked.out)]
+    candidates = trained(asked, task)
+    whole, longer, aware = files = [scored(task, c.label, c.model) for c in candidates]
+    after = [scored(task, *made) for f in (whole, longer) for made in others(f, task, asked.out)]
     print(table(whole, [*files, *after]))
-    print(against(aware, after, int8.parity))
+    for origin in (whole, longer):
+        print(against(aware, [file for file in after if file.label.startswith(f"{origin.label} ")]))
+    parity = candidates[-1].parity
+    assert parity is not None
+    print(f"{parity.agreement:.2%} of {parity.samples} as {parity.reference} has them")
 
 
-def trained(asked: argparse.Namespace, task: Task) -> tuple[Candidate, Candidate]:
-    """Return the distilled student as float, and as the int8 that it was trained on to be."""
+def trained(asked: argparse.Namespace, task: Task) -> tuple[Candidate, Candidate, Candidate]:
+    """Return the distilled student, the same trained on in float, and trained on in 8 bits."""
     with open_run(recipe_of(asked), asked.out, RunOptions(say=print), task) as run:
         teacher, settings = obtain_teacher(run), run.recipe.distill
         assert settings is not None
-        course = Course(run, "distill", student, teacher.calibrated(settings))
-        weights = course.arm("distilled", settings, run.recipe.seed).weights
-        network = Network("student", load_weights_(student(), weights.path), weights.sha256)
-        whole = export_network(run, network, "student-fp32")
-        (int8,) = aware_candidate(run, load_profile("cpu-1core"), teacher, whole)
-    return whole, int8
+        whole = distilled(run, teacher, student, settings, "distill")
+        more = AwareSettings(epochs=asked.aware_epochs).model_dump()
+        longer = distilled(run, teacher, whole.module, settings.model_copy(update=more), "longer")
+        first, second = (export_network(run, n, f"{n.label}-fp32") for n in (whole, longer))
+        (int8,) = aware_candidate(run, load_profile("cpu-1core"), teacher, first)
+    return first, second, int8
+
+
+def distilled(
+    run: Run, teacher: TeacherInHand, start: Student, settings: DistillSettings, stage: str
+) -> Network:
+    """Return the student distilled from where it starts."""
+    course = Course(run, stage, start, teacher.calibrated(settings))
+    weights = course.arm("distilled", settings, run.recipe.seed).weights
+    label = "student" if stage == "distill" else stage
+    return Network(label, load_weights_(student(), weights.path), weights.sha256)
 
 
 def task_of(asked: argparse.Namespace) -> Task:
@@ -170,17 +185,18 @@ def recipe_of(asked: argparse.Namespace) -> Recipe:
     )
 
 
-def others(model: OnnxModel, task: Task, out: Path) -> Iterator[tuple[str, OnnxModel]]:
-    """Yield int8 models of the float student by every calibration."""
+def others(origin: File, task: Task, out: Path) -> Iterator[tuple[str, OnnxModel]]:
+    """Yield int8 models of a float student by every calibration."""
     for calibration in get_args(QuantizeSettings.model_fields["calibration"].annotation):
         for samples in SAMPLES:
             settings = QuantizeSettings(
                 schemes=("static",), calibration=calibration, calibration_samples=samples
             )
             sample, label = calibration_of(task, samples).inputs, f"{calibration}-{samples}"
-            (made,) = quantize(model, sample, out / "others" / label, settings)
+            folder = out / "others" / origin.label / label
+            (made,) = quantize(origin.model, sample, folder, settings)
             assert made.model is not None, made.reason
-            yield label, made.model
+            yield f"{origin.label} {label}", made.model
 
 
 def scored(task: Task, label: str, model: OnnxModel) -> File:
@@ -206,15 +222,13 @@ def table(whole: File, files: Sequence[File]) -> str:
     return "\n".join(rows)
 
 
-def against(aware: File, after: Sequence[File], parity: Parity | None) -> str:
-    """Say how the trained int8 stands beside the best made after, and how it agrees with torch."""
+def against(aware: File, after: Sequence[File]) -> str:
+    """Say how the trained int8 stands beside the best that were made after training."""
     lines = []
     for split in ("validation", "test"):
         best = max(after, key=lambda file: float(file.right[split].mean()))
         lost = points(paired_drop(best.right["test"], aware.right["test"], TWO_SIDED))
         lines.append(f"best on {split}: {best.label}; {aware.label} loses {lost} points on test")
-    assert parity is not None
-    lines.append(f"{parity.agreement:.2%} of {parity.samples} as {parity.reference} has them")
     return "\n".join(lines)
 
 

@@ -12,9 +12,9 @@ from numpy.typing import NDArray
 from torch import Tensor, nn
 
 from edgecompress.quantizing.operators import OPERATORS, UnlikeError
-from edgecompress.quantizing.places import QUANTIZE, Grid, Places, Rounded, Step
+from edgecompress.quantizing.places import QUANTIZE, Bias, Grid, Places, Rounded, Step
 
-_BYTE = 255
+_BYTE, _WORD = 255, 2**31 - 1
 
 
 class Range(nn.Module):
@@ -57,7 +57,8 @@ class FakeQuantized(nn.Module):
         if unlike := sorted({step.operator for step in places.steps} - {QUANTIZE, *OPERATORS}):
             raise UnlikeError(f"operators {', '.join(unlike)}")
         self._inputs, self._output, self._steps = places.inputs, places.output, places.steps
-        self._rounded, self._grid_of = dict(places.rounded), dict(places.grid_of)
+        self._rounded, self._biases = dict(places.rounded), dict(places.biases)
+        self._grid_of, self._settled = dict(places.grid_of), places.settled
         self._learned, self._constants = tuple(places.learned), tuple(places.constants)
         self._largest = largest
         for name, array in places.learned.items():
@@ -65,13 +66,14 @@ class FakeQuantized(nn.Module):
         for name, array in places.constants.items():
             self.register_buffer(_key(name), torch.from_numpy(np.array(array)), persistent=False)
         for name, grid in places.grids.items():
-            self.add_module(_key(name), Range(grid))
+            self.add_module(_key(name), Range(grid).requires_grad_(name not in places.settled))
 
     def forward(self, *inputs: Tensor) -> Tensor:
         """Return the answer to a batch of the model's inputs, given in its order."""
         values = dict(zip(self._inputs, inputs, strict=True))
         values |= {name: getattr(self, _key(name)) for name in (*self._learned, *self._constants)}
         values |= {name: self._weight(rounded) for name, rounded in self._rounded.items()}
+        values |= {name: self._bias(bias) for name, bias in self._biases.items()}
         for step in self._steps:
             values.update(zip(step.outputs, self._made(step, values), strict=False))
         return values[self._output]
@@ -84,16 +86,27 @@ class FakeQuantized(nn.Module):
         return (made,) if isinstance(made, Tensor) else tuple(made)
 
     def _weight(self, rounded: Rounded) -> Tensor:
-        """Return a weight on its grid, whose steps follow from the largest weight as it stands."""
-        weight: Tensor = getattr(self, _key(rounded.weight))
+        """Return a weight on its grid."""
+        weight = getattr(self, _key(rounded.weight))
+        return _on_grid(weight, self._scale(rounded), rounded.axis, self._largest)
+
+    def _scale(self, rounded: Rounded) -> Tensor:
+        """Return the steps of a weight, in which its largest magnitude is `largest`."""
+        weight: Tensor = getattr(self, _key(rounded.weight)).detach()
         across = [i for i in range(weight.ndim) if rounded.axis is None or i != rounded.axis]
-        scale = weight.detach().abs().amax(across) / self._largest
-        scale = torch.where(scale < torch.finfo(scale.dtype).tiny, torch.ones_like(scale), scale)
-        zero = torch.zeros_like(scale, dtype=torch.int32)
-        bounds = (-self._largest, self._largest)
-        if rounded.axis is None:
-            return torch.fake_quantize_per_tensor_affine(weight, scale, zero, *bounds)
-        return torch.fake_quantize_per_channel_affine(weight, scale, zero, rounded.axis, *bounds)
+        scale = weight.abs().amax(across) / self._largest
+        return torch.where(scale < torch.finfo(scale.dtype).tiny, torch.ones_like(scale), scale)
+
+    def _bias(self, bias: Bias) -> Tensor:
+        """Return a bias on the grid of the sums that it is added to.
+
+        These steps are small, but a sum that lies between two of the next grid falls otherwise.
+        """
+        step = getattr(self, _key(bias.grid)).log_scale.detach().exp()
+        scale = step * self._scale(bias.weight)
+        if bias.weight.axis is None:
+            return _on_grid(getattr(self, _key(bias.name)), scale.squeeze(), None, _WORD)
+        return _on_grid(getattr(self, _key(bias.name)), scale, 0, _WORD)
 
     def weights(self) -> dict[str, NDArray[Any]]:
         """Return the float weights as they stand, by their names in the float model."""
@@ -101,13 +114,23 @@ class FakeQuantized(nn.Module):
         return {name: tensor.detach().cpu().contiguous().numpy() for name, tensor in state.items()}
 
     def overrides(self) -> dict[str, list[dict[str, Any]]]:
-        """Return the grid of each rounded tensor, in the form that the quantizer takes."""
+        """Return the learned grid of each rounded tensor, in the form that the quantizer takes."""
         found = {}
         for tensor, name in self._grid_of.items():
+            if name in self._settled:
+                continue
             grid = getattr(self, _key(name)).grid
             known = {"scale": np.float32(grid.scale), "zero_point": np.uint8(grid.zero_point)}
             found[tensor] = [{key: np.array(value) for key, value in known.items()}]
         return found
+
+
+def _on_grid(x: Tensor, scale: Tensor, axis: int | None, largest: int) -> Tensor:
+    """Return x rounded to whole steps, one scale for each position of `axis`, 0 being 0."""
+    zero = torch.zeros_like(scale, dtype=torch.int32)
+    if axis is None:
+        return torch.fake_quantize_per_tensor_affine(x, scale, zero, -largest, largest)
+    return torch.fake_quantize_per_channel_affine(x, scale, zero, axis, -largest, largest)
 
 
 def _key(name: str) -> str:

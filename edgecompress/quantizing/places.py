@@ -9,7 +9,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 from onnx import ModelProto, NodeProto, helper, numpy_helper
-from onnxruntime.quantization.quant_utils import TENSOR_NAME_QUANT_SUFFIX
+from onnxruntime.quantization.quant_utils import QUANT_INPUT_SUFFIX, TENSOR_NAME_QUANT_SUFFIX
 
 QUANTIZE, DEQUANTIZE = "QuantizeLinear", "DequantizeLinear"
 # Which inputs of an operator are learned where they are constants; the rest are no weights.
@@ -43,6 +43,18 @@ class Rounded:
 
 
 @dataclass(frozen=True)
+class Bias:
+    """Name a bias that is rounded to 32 bits, in steps of its input's times its weight's.
+
+    `grid` is that of the input, `weight` the rounded weight beside it.
+    """
+
+    name: str
+    grid: str
+    weight: Rounded
+
+
+@dataclass(frozen=True)
 class Grid:
     """Hold the 8-bit grid of activations: the size of its steps, and the step that is 0."""
 
@@ -55,7 +67,8 @@ class Places:
     """Hold what an int8 model computes: all in float, but where its numbers are rounded.
 
     `learned` are the float weights by their name in the float model; `rounded` the values that are
-    a weight in 8 bits; `grids` belong to one tensor or several, as `grid_of` says.
+    a weight in 8 bits, `biases` those that are a bias in 32; `grids` belong to one tensor or
+    several, as `grid_of` says; those of constants, `settled`, follow from what these hold.
     """
 
     inputs: tuple[str, ...]
@@ -63,8 +76,10 @@ class Places:
     steps: tuple[Step, ...]
     learned: Mapping[str, Array]
     rounded: Mapping[str, Rounded]
+    biases: Mapping[str, Bias]
     grids: Mapping[str, Grid]
     grid_of: Mapping[str, str]
+    settled: frozenset[str]
     constants: Mapping[str, Array]
 
 
@@ -82,8 +97,10 @@ def places_of(source: ModelProto, int8: ModelProto) -> Places:
         steps=tuple(read.steps),
         learned=read.learned,
         rounded=read.rounded,
+        biases=read.biases,
         grids=read.grids,
         grid_of=read.grid_of,
+        settled=frozenset(read.settled & read.grids.keys()),
         constants={**others, **read.restored},
     )
 
@@ -100,6 +117,10 @@ class _Reader:
         self.rounded: dict[str, Rounded] = {}
         self.grids: dict[str, Grid] = {}
         self.grid_of: dict[str, str] = {}
+        self.grid_behind: dict[str, str] = {}  # by the value that was rounded on it
+        self.biases: dict[str, Bias] = {}
+        self.whole: dict[str, str] = {}  # biases in 32 bits, by value
+        self.settled: set[str] = set()
 
     def node_(self, node: NodeProto) -> None:
         """Take in one more node."""
@@ -114,7 +135,9 @@ class _Reader:
     def _rounding_(self, node: NodeProto) -> None:
         tensor, scale, zero_point = node.input
         self.grids[scale] = Grid(float(self.own[scale]), int(self.own[zero_point]))
-        self.grid_of[tensor] = scale
+        # An output of the graph keeps its name behind the pair, and is called otherwise before.
+        self.grid_of[tensor.removesuffix(QUANT_INPUT_SUFFIX)] = scale
+        self.grid_behind[node.output[0]] = scale
         inputs = (self.same.get(tensor, tensor),)
         self.steps.append(Step(QUANTIZE, inputs, tuple(node.output), {"grid": scale}))
 
@@ -126,9 +149,9 @@ class _Reader:
             return
         name = value.removesuffix(TENSOR_NAME_QUANT_SUFFIX)
         kind = self.own[value].dtype
-        if name in self.floats and kind == np.int32:  # so fine that its rounding is left out
+        if name in self.floats and kind == np.int32:
             self.learned[name] = self.floats[name]
-            self.same[made] = name
+            self.whole[made] = name
         elif name in self.floats and kind == np.int8:
             self.learned[name] = self.floats[name]
             single = self.own[node.input[1]].ndim == 0
@@ -136,6 +159,7 @@ class _Reader:
             self.rounded[made] = Rounded(name, axis)
         else:
             self.restored[made] = self._restored(node)
+            self.settled.add(node.input[1])
 
     def _restored(self, node: NodeProto) -> Array:
         value, scale, *zero = (self.own[name] for name in node.input)
@@ -151,6 +175,9 @@ class _Reader:
         for slot in _LEARNED.get(node.op_type, ()):
             if slot < len(inputs) and (name := inputs[slot]) in self.floats:
                 self.learned[name] = self.floats[name]
+        if len(inputs) > 2 and (bias := self.whole.get(inputs[2])):
+            grid, weight = self.grid_behind[inputs[0]], self.rounded[inputs[1]]
+            self.biases[inputs[2]] = Bias(bias, grid, weight)
         step = Step(node.op_type, inputs, tuple(node.output), _attributes(node))
         self.steps.append(step)
 
