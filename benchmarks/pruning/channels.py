@@ -48,10 +48,10 @@ from edgecompress.teachers.weights import load_weights_
 HERE = Path(__file__).parent
 ASKED, WINDOW, REDRAWS = 0.5, 0.05, 5
 SEEDS = (0, 1, 2, 3, 4)
-TIMES = {"residual": 1, "mobilenet_v2": 2, "conv_1d": 6}
+TIMES = {"residual": 1, "mobilenet_v2": 2, "conv_1d": 6, "vgg": 3}
 WAYS = ("ours", "random widths, ranked channels", "random")
-TRAIN, TEST, BATCH = 4_000, 5_000, 64
-EPOCHS, RATE, TUNING, TUNING_RATE = 4, 4e-3, 1, 1e-3
+TRAIN, TEST, BATCH = 3_000, 3_000, 64
+EPOCHS, RATE, TUNING, TUNING_RATE = 5, 4e-3, 1, 1e-3
 AT_LAST = 3  # processes of the measurement that compares them
 RANKED, DRAWN = PruneSettings(), PruneSettings(importance="random")
 
@@ -208,7 +208,7 @@ class Study:
     def clock(self) -> Clock:
         """Return what prunes and times the network."""
         example = {"x": self.data.x[:3].numpy()}
-        return Clock(self.network, example, self.folder, RANKED, careful=False)
+        return Clock(self.network, example, self.folder, RANKED, screening=2, careful=False)
 
     @cached_property
     def course(self) -> Course:
@@ -320,11 +320,12 @@ def main() -> int:
     parser.add_argument("--data", type=Path, required=True)
     parser.add_argument("--seconds", type=float, default=600.0)
     parser.add_argument("--folder", type=Path, default=Path("pruning-channels"))
+    parser.add_argument("--only", choices=TIMES, help="fill the folder for one architecture")
     given = parser.parse_args()
     torch.set_num_threads(1)
     end, results = time.monotonic() + given.seconds, []
     try:
-        for name in TIMES:
+        for name in [given.only] if given.only else TIMES:
             folder = given.folder / name
             folder.mkdir(parents=True, exist_ok=True)
             study = Study(name, data_of(name, given.data), folder, end)
@@ -332,6 +333,8 @@ def main() -> int:
                 results.append(study.result(way, seed))
     except TimeoutError as over:
         print(f"stopped before {over}; run again to go on", file=sys.stderr)
+    if given.only:
+        return 0
     lines = [json.dumps(asdict(result)) + "\n" for result in results]
     (HERE / "channels.jsonl").write_text("".join(lines))
     print(f"{table(results)}\n\n{compared(results)}")
