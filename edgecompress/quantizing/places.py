@@ -176,8 +176,11 @@ class _Reader:
             if slot < len(inputs) and (name := inputs[slot]) in self.floats:
                 self.learned[name] = self.floats[name]
         if len(inputs) > 2 and (bias := self.whole.get(inputs[2])):
-            grid, weight = self.grid_behind[inputs[0]], self.rounded[inputs[1]]
-            self.biases[inputs[2]] = Bias(bias, grid, weight)
+            grid, weight = self.grid_behind.get(inputs[0]), self.rounded.get(inputs[1])
+            if grid is not None and weight is not None:
+                self.biases[inputs[2]] = Bias(bias, grid, weight)
+            else:  # beside a weight that is computed
+                inputs = (*inputs[:2], bias)
         step = Step(node.op_type, inputs, tuple(node.output), _attributes(node))
         self.steps.append(step)
 
