@@ -336,19 +336,13 @@ class DistillSettings(TrainSettings):
         return self
 
 
-def _teachers_for(data: Mapping[str, Any]) -> str:
-    """Return who teaches a pruned network where the recipe does not say."""
-    return "teacher" if data.get("features") else "both"
-
-
 class RedistillSettings(DistillSettings):
     """Say how a pruned network learns again."""
 
     teachers: Literal["both", "teacher", "student"] = Field(
-        default_factory=_teachers_for,
+        default="teacher",
         description='Whom it learns from: "teacher", "student", which is the network as it was '
-        'before pruning, or "both": the mean of their calibrated probabilities. Left out, both; '
-        "for embeddings and with features the teacher.",
+        'before pruning, or "both": the mean of their calibrated probabilities.',
     )
 
     @model_validator(mode="after")

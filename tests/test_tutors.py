@@ -56,21 +56,22 @@ def test_both_teach_with_the_mean_of_their_calibrated_probabilities(
     chain: tuple[Run, Network, TeacherInHand],
 ) -> None:
     run, student, teacher = chain
-    settings = RedistillSettings(calibrate_teacher=True)
-    assert settings.teachers == "both"
+    settings = RedistillSettings(teachers="both", calibrate_teacher=True)
     both = tutor(run, student, teacher, settings)
     alone = tutor(run, student, teacher, RedistillSettings(teachers="student"))
     parts = [probabilities(one.calibrated(settings), run) for one in (teacher, alone)]
     np.testing.assert_allclose(probabilities(both, run), np.mean(parts, axis=0), atol=1e-5)
     assert both.calibrated(settings) is both  # they were
     assert len({both.digest, alone.digest, teacher.digest}) == 3
-    plain = tutor(run, student, teacher, RedistillSettings(calibrate_teacher=False))
+    plain = tutor(
+        run, student, teacher, RedistillSettings(teachers="both", calibrate_teacher=False)
+    )
     assert plain.digest != both.digest
 
 
 def test_the_teacher_alone_is_handed_on(chain: tuple[Run, Network, TeacherInHand]) -> None:
     run, student, teacher = chain
-    assert tutor(run, student, teacher, RedistillSettings(teachers="teacher")) is teacher
+    assert tutor(run, student, teacher, RedistillSettings()) is teacher
 
 
 def test_a_run_teaches_as_the_recipe_says_and_finds_it_again(folder: Path) -> None:
@@ -96,7 +97,7 @@ def test_a_teacher_that_was_pruned_itself_is_the_only_one(
 ) -> None:
     run, student, teacher = chain
     run = replace(run, recipe=run.recipe.model_copy(update={"distill": None}))
-    assert tutor(run, student, teacher, RedistillSettings()) is teacher
+    assert tutor(run, student, teacher, RedistillSettings(teachers="both")) is teacher
 
 
 def test_layers_teach_from_one_network() -> None:

@@ -31,7 +31,6 @@ NUMBERS: tuple[Kind, ...] = ("regression", "embedding")
 """Kinds without classes: nothing to smooth, to soften or to be certain of."""
 
 S = TypeVar("S", bound=TrainSettings)
-D = TypeVar("D", bound=DistillSettings)
 
 
 def settled_recipe(task: Task, recipe: Recipe) -> Recipe:
@@ -77,7 +76,7 @@ def settled(task: Task, settings: S, section: str = "distill") -> S:
     _require_narrowing(where, task, settings)
     if kind in NUMBERS:
         _refuse_certainty(where, kind, settings)
-    settings = _with_teachers(where, kind, settings)
+    _require_the_teacher(where, kind, settings)
     _require_room(where, kind, settings)
     known = SOFT_LOSSES[kind]
     if settings.loss == "auto":
@@ -104,16 +103,15 @@ def _refuse_certainty(where: str, kind: Kind, settings: DistillSettings) -> None
         )
 
 
-def _with_teachers(where: str, kind: Kind, settings: D) -> D:
+def _require_the_teacher(where: str, kind: Kind, settings: DistillSettings) -> None:
     """Leave embeddings to the teacher: the unpruned student's may have another width."""
     if kind != "embedding" or not isinstance(settings, RedistillSettings):
-        return settings
-    if "teachers" in settings.model_fields_set and settings.teachers != "teacher":
+        return
+    if settings.teachers != "teacher":
         raise RecipeError(
             f'{where}.teachers: given "{settings.teachers}", but kind {kind!r} learns the '
             "teacher's own vectors; remove it"
         )
-    return settings.model_copy(update={"teachers": "teacher"})
 
 
 def _require_room(where: str, kind: Kind, settings: DistillSettings) -> None:
