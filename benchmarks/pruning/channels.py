@@ -48,7 +48,7 @@ from edgecompress.teachers.weights import load_weights_
 HERE = Path(__file__).parent
 ASKED, WINDOW, REDRAWS = 0.5, 0.05, 5
 SEEDS = (0, 1, 2, 3, 4)
-TIMES = {"residual": 1, "mobilenet_v2": 2, "conv_1d": 6, "vgg": 3}
+TIMES = {"residual": 1, "mobilenet_v2": 2, "conv_1d": 6}
 WAYS = ("ours", "random widths, ranked channels", "random")
 TRAIN, TEST, BATCH = 3_000, 3_000, 64
 EPOCHS, RATE, TUNING, TUNING_RATE = 5, 4e-3, 1, 1e-3

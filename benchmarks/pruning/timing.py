@@ -23,15 +23,15 @@ from edgecompress.search.latency_target import Course, Landing, Step, land
 from edgecompress.search.layer_costs import grid, time_by
 
 MEASURE = MeasureSettings(seconds_per_process=0.2)
-SCREENING, CONFIRMING, AT_LAST = 2, 7, 7
+CONFIRMING, AT_LAST = 7, 7
 
 
 @dataclass
 class Clock:
     """Prune one network to given widths, export it, and time it beside the whole one.
 
-    `example` is one input of three samples, by its name. Where `careful`, what seems to have
-    arrived is measured again by more processes.
+    `example` is one input of three samples, by its name. A trial is measured by `screening`
+    processes; where `careful`, what seems to have arrived is measured again by more.
     """
 
     network: nn.Module
@@ -39,6 +39,7 @@ class Clock:
     folder: Path
     settings: PruneSettings
     seed: int = 0
+    screening: int = 3
     careful: bool = True
     made: list[tuple[Step, Pruned, OnnxModel]] = field(default_factory=list)
 
@@ -69,7 +70,7 @@ class Clock:
         pruned = prune_to(self.network, self.inputs, step.widths, self.settings, seed=self.seed)
         model = self.exported(pruned.module, f"trial-{len(self.made)}")
         self.made.append((step, pruned, model))
-        return self.shares({"trial": model}, SCREENING)["trial"]
+        return self.shares({"trial": model}, self.screening)["trial"]
 
     def confirm(self, step: Step) -> float:
         """Return the share of a step that was tried, measured with more care."""
