@@ -54,8 +54,17 @@ def _native(monkeypatch: pytest.MonkeyPatch) -> None:
 
 
 def light(name: str) -> Foreign:
-    """Return a light model with sixteen images."""
+    """Return a light model with sixteen images, its products of 4096 narrowed to 64.
+
+    Those alone are up to 496 MB, which every step would write and read again: minutes for three
+    of the models, and nothing of them is unlike the smaller ones.
+    """
     model = onnx.load(LIGHT / f"light_{name}.onnx")
+    for tensor in model.graph.initializer:
+        if tensor.data_type == onnx.TensorProto.INT64:  # shapes alone
+            shape = onnx.numpy_helper.to_array(tensor)
+            narrow = np.where(shape == 4096, 64, shape)
+            tensor.CopyFrom(onnx.numpy_helper.from_array(narrow, tensor.name))
     constants = {tensor.name for tensor in model.graph.initializer}
     (given,) = (v.name for v in model.graph.input if v.name not in constants)
     return Foreign(model, {given: foreign_models.normal(16, 3, 224, 224)})
@@ -118,7 +127,7 @@ def test_odd_ones_go_through_or_are_refused(
 def test_the_light_models_go_through(
     name: str, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    # Up to 575 MB of weights: one scheme shows that they are found.
+    # One scheme shows that the weights are found.
     go_through(light(name), tmp_path, capsys, "--set", 'quantize.schemes=["static"]')
 
 
