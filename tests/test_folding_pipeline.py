@@ -6,22 +6,27 @@ import json
 from contextlib import nullcontext
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import blobs
 import numpy as np
 import onnx
 import pytest
+from numpy.typing import NDArray
 
+from edgecompress.cli.data import Samples, score
 from edgecompress.distilling.rules import settled_recipe
 from edgecompress.errors import RecipeError
 from edgecompress.graphs import about_of
 from edgecompress.pipeline.compress import compress
-from edgecompress.pipeline.run import RunOptions
+from edgecompress.pipeline.run import RunOptions, open_run
+from edgecompress.pipeline.spread import with_isa_spread
 from edgecompress.profiles import load_profile
 from edgecompress.recipe import Recipe
-from edgecompress.records import Report
-from edgecompress.runtime import session
-from edgecompress.tasks.task import Normalization, Split, Task
+from edgecompress.records import Report, Verdict
+from edgecompress.runtime import admit, session
+from edgecompress.tasks.task import Metric, Normalization, Split, Task
+from edgecompress.verifying.machines import native
 
 PIXELS = Normalization(1 / 255, (0.5,), (0.25,))
 RAW = {"image": Normalization()}
@@ -90,6 +95,38 @@ def test_it_is_scored_measured_and_bundled_as_it_ships(report: Report) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["inputs"][0]["type"] == "tensor(uint8)"
     assert not (bundle / "normalization.json").exists()  # nothing is left for the app to do
+
+
+def test_a_check_scores_a_folded_file_on_the_tasks_samples(report: Report) -> None:
+    best, test = report.best, task().test
+    assert best is not None
+    own = best.evaluation("test")
+    assert own is not None
+    samples = Samples("the task", test.inputs, test.labels, of_task=True)
+    assert score(admit(report.folder / "bundle/model.onnx"), samples).scores == own.scores
+
+
+def test_a_spread_is_scored_by_what_the_metric_takes(
+    report: Report, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    taken: list[float] = []
+
+    def sure(outputs: NDArray[Any], labels: NDArray[Any]) -> NDArray[Any]:
+        taken.append(float(outputs.min()))
+        return np.asarray(outputs.max(axis=1) > 0, np.float64)
+
+    asked = Recipe.model_validate({**RECIPE, "accept": {"max_drop": 1, "max_isa_spread": 1}})
+    metric = Metric("certainty", sure)
+    monkeypatch.setattr("edgecompress.pipeline.spread.fleet_of", lambda device: ("arm64",))
+    monkeypatch.setattr("edgecompress.verifying.fleet.absence", lambda isa, kits: "")
+    monkeypatch.setattr("edgecompress.verifying.fleet.emulated", lambda kits, processor: native())
+    with open_run(asked, tmp_path, RunOptions(), replace(task(), metric=metric)) as run:
+        assert report.best is not None
+        verdict = with_isa_spread(
+            run, load_profile("android-cpu"), report.best, Verdict("pass", (), "")
+        )
+    assert verdict.checks[0].status == "pass"
+    assert min(taken) < 0  # probabilities were made logits again
 
 
 def test_what_the_devices_runtime_cannot_read_is_refused_at_once(tmp_path: Path) -> None:

@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompress.errors import DataError
+from edgecompress.exporting.folding import folding_in
 from edgecompress.records import Evaluation
 from edgecompress.runtime import Arrays, ModelFacts, check_array, describe_inputs, read_npz, run
 from edgecompress.settings import did_you_mean
@@ -24,6 +25,8 @@ class Samples:
     """Hold samples by input name, their labels, the metric and the teacher's scores on them.
 
     `answer` is the shape of one answer that the metric can score; () where the labels tell.
+    `of_task` says that the arrays are what networks take, and the metric what they answer, whatever
+    an app's own work is folded into a file.
     """
 
     where: str
@@ -32,6 +35,7 @@ class Samples:
     metric: Metric = ACCURACY
     teacher: Evaluation | None = None
     answer: tuple[int, ...] = ()
+    of_task: bool = False
 
 
 def read_samples(path: Path, labelled: bool = True) -> Samples:
@@ -50,8 +54,9 @@ def read_samples(path: Path, labelled: bool = True) -> Samples:
 def inputs_for(facts: ModelFacts, samples: Samples) -> dict[str, NDArray[Any]]:
     """Return the samples that the model takes, each array checked against its input."""
     chosen: dict[str, NDArray[Any]] = {}
+    arrays = folding_in(facts.model.path).raw(samples.arrays) if samples.of_task else samples.arrays
     for tensor in facts.inputs:
-        array = samples.arrays.get(tensor.name)
+        array = arrays.get(tensor.name)
         if array is None:
             raise DataError(
                 f"{samples.where}: has no array {tensor.name!r}"
@@ -91,7 +96,7 @@ def check_samples(facts: ModelFacts, samples: Samples) -> None:
 def score(facts: ModelFacts, samples: Samples) -> Evaluation:
     """Return the model's score on labelled samples that `check_samples` has let through."""
     assert samples.labels is not None
-    outputs = run(facts.model, inputs_for(facts, samples))
+    outputs = as_scored(facts, samples, run(facts.model, inputs_for(facts, samples)))
     if samples.metric is ACCURACY:
         _check_classes(samples.labels, outputs.shape, samples.where)
     elif samples.answer and outputs.shape[1:] != samples.answer:  # a metric might broadcast
@@ -100,6 +105,11 @@ def score(facts: ModelFacts, samples: Samples) -> Evaluation:
             f"expected {samples.answer}, to be scored by {samples.metric.name}"
         )
     return evaluate(samples.metric, outputs, samples.labels, "test")
+
+
+def as_scored(facts: ModelFacts, samples: Samples, answer: NDArray[Any]) -> NDArray[Any]:
+    """Return what the model answered as the samples' metric takes it."""
+    return folding_in(facts.model.path).logits(answer) if samples.of_task else answer
 
 
 def _check_classes(labels: NDArray[Any], shape: tuple[int | None, ...], where: str) -> None:

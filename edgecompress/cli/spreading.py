@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from edgecompress.bounds import conclude, unknown
-from edgecompress.cli.data import Samples, inputs_for
+from edgecompress.cli.data import Samples, as_scored, inputs_for
 from edgecompress.measuring.host import describe_host, fleet_of
 from edgecompress.profiles import Profile, isa_of
 from edgecompress.recipe import AcceptSettings
@@ -46,7 +46,7 @@ def _check(
 
     def scores_on(member: Member) -> tuple[float, ...]:
         found = answers(member, kits, facts, part, PATIENCE_S)
-        return evaluate(metric, found, labels, "test").scores
+        return evaluate(metric, as_scored(facts, samples, found), labels, "test").scores
 
     own = isa_of(describe_host().isa)
     fleet = members(profile.device, fleet_of(profile.device), own, kits)

@@ -28,4 +28,5 @@ def task_samples(recipe: Recipe, out: Path, trust_code: bool) -> Samples:
         test, metric = run.task.test, run.task.metric
         score = teacher_score(run, teacher, "test")
         answer = () if metric is NEIGHBOURS else output_shape_of(run.task, 1)[1:]
-        return Samples(f"task {run.task.name!r}", test.inputs, test.labels, metric, score, answer)
+        where = f"task {run.task.name!r}"
+        return Samples(where, test.inputs, test.labels, metric, score, answer, of_task=True)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import json
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass, field, replace
+from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
@@ -145,6 +146,27 @@ def folding_of(
     for name, entrance in entrances.items():
         _check(name, entrance, inputs[name].shape)
     return Folding(entrances, settings.temperature, settings.softmax)
+
+
+def folding_in(path: Path) -> Folding:
+    """Return what a file says that is folded into it; its temperature, which orders nothing, is 1.
+
+    Nothing where it says so in no words of ours.
+    """
+    about = about_of(onnx.load(path, load_external_data=False))
+    try:
+        said = json.loads(about.raw) if about.raw else {}
+        entrances = {
+            name: Entrance(
+                Normalization(each["scale"], tuple(each["mean"]), tuple(each["std"])),
+                each["layout"],
+                each["type"],
+            )
+            for name, each in said.items()
+        }
+    except (ValueError, TypeError, KeyError, AttributeError):
+        return Folding()
+    return Folding(entrances, softmax=about.answer.startswith("softmax("))
 
 
 def _check(name: str, entrance: Entrance, shape: tuple[int, ...]) -> None:

@@ -108,5 +108,9 @@ def inputs_of(run: Run, candidate: Candidate, inputs: Arrays) -> dict[str, NDArr
 
 def logits_of(run: Run, candidate: Candidate, inputs: Arrays) -> NDArray[np.generic]:
     """Return the candidate's answers to the task's inputs, as logits where the task has those."""
-    answer = run_model(candidate.model, inputs_of(run, candidate, inputs))
+    return as_logits(run, candidate, run_model(candidate.model, inputs_of(run, candidate, inputs)))
+
+
+def as_logits(run: Run, candidate: Candidate, answer: NDArray[Any]) -> NDArray[np.generic]:
+    """Return what the candidate's file answered as the logits that metrics take."""
     return run_folding(run).logits(answer) if candidate.unfolded else answer

@@ -5,7 +5,7 @@ from __future__ import annotations
 from edgecompress.bounds import conclude
 from edgecompress.measuring.host import describe_host, fleet_of
 from edgecompress.pipeline.candidates import TEST
-from edgecompress.pipeline.folding import inputs_of
+from edgecompress.pipeline.folding import as_logits, inputs_of
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile, isa_of
 from edgecompress.records import Candidate, Evaluation, Verdict
@@ -58,7 +58,7 @@ def _scores(
     def make(_: object) -> Evaluation:
         inputs = inputs_of(run, chosen, part.inputs)
         found = answers(member, kits, admit(chosen.model.path), inputs, PATIENCE_S)
-        return evaluate(run.task.metric, found, labels, "test")
+        return evaluate(run.task.metric, as_logits(run, chosen, found), labels, "test")
 
     title = f"test score of {chosen.label} on {member.name}"
     return run.store.once(ELSEWHERE, Evaluation, key, make, title=title).scores
