@@ -4,10 +4,10 @@
     python benchmarks/quantization/isa.py --models MODELS --data DATA --out OUT [--seconds 80]
 
 MODELS holds NAME-fp32.onnx for each set of `sets.py`, and NAME-int8.onnx where somebody chose one;
-the float files are also quantized here, with 8-bit and with 7-bit weights. Needs a machine with
-VNNI: the others are imitated by qemu, which runs ONNX Runtime's real kernels. The answers are kept
-under OUT in pieces: with --seconds it stops after the piece in which that time is over, and the
-same command goes on.
+the float files are also quantized here by --schemes, with 8-bit and with 7-bit weights. Needs a
+machine with VNNI: the others are imitated by qemu, which runs ONNX Runtime's real kernels. The
+answers are kept under OUT in pieces: with --seconds it stops after the piece in which that time is
+over, and the same command goes on.
 """
 
 from __future__ import annotations
@@ -26,7 +26,8 @@ from sets import SETS, SMALL, calibration_of, load_set, test_of
 from edgecompress import Split, Task, onnx_model, quantize
 from edgecompress.measuring.host import describe_host
 from edgecompress.profiles import Device, isa_of
-from edgecompress.recipe import QuantizeSettings
+from edgecompress.quantization import QuantizeSettings, Scheme
+from edgecompress.quantizing.schemes import label_of
 from edgecompress.runtime import ModelFacts, admit
 from edgecompress.runtime import run as run_model
 from edgecompress.tasks.metrics import evaluate
@@ -37,16 +38,18 @@ from edgecompress.verifying.spread import Spread, largest_spread
 FLEET = Device(description="servers and phones", fleet=("x86-vnni", "x86-avx2", "arm64"))
 MOST, PIECE, PATIENCE_S = 5000, 500, 600.0
 WEIGHTS = {"7bit": True, "8bit": False}
+SCHEMES: tuple[Scheme, ...] = ("static", "static-float-ends", "dynamic")
 
 
 @dataclass(frozen=True)
 class Bench:
-    """Hold the members of the fleet, where answers are kept, of which weights, when to stop."""
+    """Hold the members of the fleet, where answers are kept, of which files, when to stop."""
 
     fleet: tuple[Member, ...]
     kits: Kits
     out: Path
     weights: Sequence[str]
+    schemes: Sequence[Scheme]
     end: float
 
 
@@ -58,6 +61,7 @@ def main() -> None:
     parser.add_argument("--out", type=Path, required=True)
     parser.add_argument("--sets", nargs="+", choices=SETS, default=list(SMALL))
     parser.add_argument("--weights", nargs="+", choices=WEIGHTS, default=list(WEIGHTS))
+    parser.add_argument("--schemes", nargs="+", choices=SCHEMES, default=["static", "dynamic"])
     parser.add_argument("--without", nargs="+", default=[], help="Processors to leave out.")
     parser.add_argument("--seconds", type=float, default=float("inf"))
     asked = parser.parse_args()
@@ -81,7 +85,8 @@ def opened(asked: argparse.Namespace) -> Bench:
     fleet = tuple(member for member in fleet if member.name not in asked.without)
     if missing := [f"{member.name}: {member.missing}" for member in fleet if member.missing]:
         sys.exit("; ".join(missing))
-    return Bench(fleet, kits, asked.out, asked.weights, time.monotonic() + asked.seconds)
+    end = time.monotonic() + asked.seconds
+    return Bench(fleet, kits, asked.out, asked.weights, asked.schemes, end)
 
 
 def lines(name: str, source: Path, task: Task, bench: Bench) -> Iterator[str]:
@@ -109,15 +114,14 @@ def quantized(name: str, source: Path, task: Task, bench: Bench) -> dict[str, Pa
     }
     calibration = calibration_of(task).inputs
     for weights in bench.weights:
-        folder = bench.out / name / weights
-        if not (folder / "done").exists():
-            settings = QuantizeSettings(
-                schemes=("static", "dynamic"), reduce_range=WEIGHTS[weights]
-            )
-            for made in quantize(onnx_model(source), calibration, folder, settings):
-                print(f"{name} {weights}: {made.scheme} {made.reason or 'made'}", file=sys.stderr)
-            (folder / "done").touch()
-        found |= {f"{path.stem}, {weights}": path for path in sorted(folder.glob("*.onnx"))}
+        for scheme in bench.schemes:
+            path = bench.out / name / weights / f"{label_of(scheme)}.onnx"
+            if not path.exists():
+                settings = QuantizeSettings(schemes=(scheme,), reduce_range=WEIGHTS[weights])
+                (made,) = quantize(onnx_model(source), calibration, path.parent, settings)
+                print(f"{name} {weights}: {scheme} {made.reason or 'made'}", file=sys.stderr)
+            if path.exists():
+                found[f"{path.stem}, {weights}"] = path
     return found
 
 
