@@ -36,6 +36,7 @@ ENVIRONMENT = {
     "ANSWER_PYTHON": sys.executable,
     "ANSWER_PY": str(APPS / "answer.py"),
 }
+ODD = 'odd "$name"\f\u202e'  # what would end a literal, start an expression or hide code
 # Compiles a bundle with the app of that name, and returns a command that runs it.
 Build = Callable[[Bundle, str, Path], Sequence[str]]
 
@@ -111,7 +112,7 @@ def language(request: pytest.FixtureRequest) -> Build:
 def write_model_of_many_inputs(path: Path) -> OnnxModel:
     """Write a model that adds up inputs of every type that apps can make, under odd names."""
     types = {
-        'odd "$name"': TensorProto.FLOAT,
+        ODD: TensorProto.FLOAT,
         "tokens": TensorProto.INT64,
         "in": TensorProto.INT32,
         "data": TensorProto.UINT8,
@@ -149,7 +150,7 @@ def of_many_inputs(folder: Path) -> Bundle:
     rng = np.random.default_rng(5)
     whole = {"tokens": np.int64, "in": np.int32, "data": np.uint8, "input1": np.int8}
     inputs = {
-        'odd "$name"': rng.normal(size=(4, 2, 3)).astype(np.float32),
+        ODD: rng.normal(size=(4, 2, 3)).astype(np.float32),
         **{name: rng.integers(0, 120, (4, 2, 3)).astype(kind) for name, kind in whole.items()},
     }
     folder.mkdir(exist_ok=True)
@@ -238,7 +239,7 @@ def test_snippets_take_every_input_under_its_own_name(tmp_path: Path) -> None:
     swift = (made.folder / "EdgeModel.swift").read_text("utf-8")
     assert f"onnxruntime-android:{version()}" in kotlin
     assert "fun run(input0: FloatArray, tokens: LongArray, input2: IntArray, input3" in kotlin
-    assert r'"odd \"\$name\"" to OnnxTensor.createTensor(' in kotlin
+    assert r'"odd \"\$name\"\u000c\u202e" to OnnxTensor.createTensor(' in kotlin
     assert "ByteBuffer.wrap(input3), longArrayOf(1, 2, 3), OnnxJavaType.UINT8," in kotlin
     assert "func run(input0: [Float], tokens: [Int64], input2: [Int32], input3: [UInt8]," in swift
     assert '"tokens": try tensor(tokens, .int64, [1, 2, 3]),' in swift

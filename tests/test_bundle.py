@@ -199,7 +199,10 @@ def test_model_card_says_what_for_how_good_and_where_it_ends(bundle: Bundle) -> 
     card = (bundle.folder / "README.md").read_text(encoding="utf-8")
     for text in (
         "# shapes: student-fp32",
-        "from `image` (float32, 1 x 8 x 8) to one of 3 classes (a circle, a square, ünï)",
+        "from `image` (float32, 1 x 8 x 8) to `logits`: one number for each of 3 classes "
+        "(a circle, a square, ünï), the largest for the class it is; for devices "
+        "like `android-cpu`.\n"
+        "Its inputs are normalized first, as `normalization.json` says.",
         "**FAIL** on `android-cpu`: latency_ms.p95 is over its limit",
         "| latency_ms.p95 | 50 ms | 1.2 | 0.4 to inf | FAIL | predicted |",
         "| this model | accuracy | 0.9500 | 0.9300 to 0.9700 | test |",
@@ -263,6 +266,29 @@ def test_python_snippet_says_what_an_answer_of_each_kind_is(
     snippet = runpy.run_path(str(bundle.folder / "run.py"))
     snippet["MANIFEST"]["kind"] = kind
     assert snippet["in_words"](np.array(row), names) == words
+
+
+def test_python_snippet_says_in_a_line_what_it_lacks(bundle: Bundle, tmp_path: Path) -> None:
+    assert run_snippet(bundle.folder, "--help").stdout.startswith("Check this bundle and run its")
+    np.savez(tmp_path / "wrong.npz", picture=images()["image"])
+    (tmp_path / "text.npz").write_text("no archive")
+    for arguments, words in (
+        ([str(tmp_path / "wrong.npz")], "picture"),
+        ([str(tmp_path / "text.npz")], ""),
+        ([str(tmp_path / "none.npz")], "No such file"),
+        (["--text"], "--text: give one text or more after it"),
+        (["--text", "hi"], "--text: this bundle has no tokenizer; give INPUTS.npz"),
+    ):
+        done = run_snippet(bundle.folder, *arguments)
+        assert done.returncode == 1
+        assert done.stderr.startswith("run.py: ")
+        assert words in done.stderr
+        assert done.stderr.count("\n") == 1
+    bare = [sys.executable, "-I", "-S", str(bundle.folder / "run.py")]
+    done = subprocess.run(bare, capture_output=True, text=True, check=False)
+    assert done.stderr == (
+        "run.py: No module named 'numpy'; install it: python -m pip install onnxruntime numpy\n"
+    )
 
 
 def test_python_snippet_refuses_a_changed_file(bundle: Bundle, tmp_path: Path) -> None:

@@ -192,6 +192,57 @@ def test_bad_use_is_one_line(folder, capsys):
     assert Path("mine/thesis.tex").read_text() == "years"
 
 
+def test_only_an_older_bundle_is_replaced(folder, capsys):
+    site = Path("site")
+    site.mkdir()
+    (site / "manifest.json").write_text('{"name": "a web app"}')
+    assert main(["bundle", "model.onnx"]) == 0
+    Path("edgecompress-bundle/notes.txt").write_text("mine")
+    Path("link").symlink_to("edgecompress-bundle")
+    capsys.readouterr()
+    for out, words in (
+        ("site", "--out site: holds other files, which a bundle would replace"),
+        ("edgecompress-bundle", "--out edgecompress-bundle: holds other files, which a bundle"),
+        ("link", "--out link: is a link; give the folder that it leads to"),
+    ):
+        assert main(["bundle", "model.onnx", "--out", out]) == 2
+        assert words in capsys.readouterr().err
+    assert Path("edgecompress-bundle/notes.txt").read_text() == "mine"
+    assert (site / "manifest.json").exists()
+
+
+def test_foreign_words_stay_words(folder, capsys):
+    """Names and labels that are code elsewhere: HTML, Markdown, Kotlin, Swift, terminals."""
+    name, answer = 'in"\n*/ $x \\(print(1))\x0c\u202e', 'out*/\n\x07"; fatalError()'
+    labels = ["<script>alert(1)</script>", "a|b`c`", '"; fun evil() {} //', "*/ ${1}\n", "\ud800",
+              "", "\x1b[31m", "ünï"]  # fmt: skip
+
+    def spoil(model):
+        node = model.graph.node
+        for one in node:
+            one.input[:] = [name if i == "x" else i for i in one.input]
+            one.output[:] = [answer if o == "y" else o for o in one.output]
+        model.graph.input[0].name, model.graph.output[0].name = name, answer
+        model.metadata_props.add(key="labels", value=json.dumps(labels))
+
+    changed(spoil)
+    Path("model.onnx").rename("<b>_x`\n.onnx")
+    assert main(["bundle", "<b>_x`\n.onnx", "--json"]) == 0
+    made = Path(document(capsys)["bundle"])
+    assert run_snippet(made.absolute()).returncode == 0
+    expected = [*labels[:3], "*/ ${1}", "?", "", "?[31m", "ünï"]
+    assert (made / "labels.txt").read_text("utf-8").splitlines() == expected
+    card = (made / "README.md").read_text("utf-8")
+    assert card.startswith("# &lt;b>\\_x\\`\n")
+    assert "<script" not in card
+    assert r"&lt;script>alert(1)&lt;/script>, a\|b\`c\`" in card
+    kotlin = (made / "EdgeModel.kt").read_text("utf-8")
+    assert r"""setOf("out*/\u000a\u0007\"; fatalError()")""" in kotlin
+    assert r""""in\"\u000a*/ \$x \\(print(1))\u000c\u202e" to""" in kotlin
+    swift = (made / "EdgeModel.swift").read_text("utf-8")
+    assert r""""in\"\u{a}*/ $x \\(print(1))\u{c}\u{202e}": try""" in swift
+
+
 def test_models_without_numbers_are_refused(folder, capsys):
     np.savez("data.npz", x=np.full((3, 8), np.inf, np.float32))
     assert main(["bundle", "model.onnx", "--data", "data.npz"]) == 2

@@ -63,7 +63,11 @@ def bundle(
 
 def _refuse_other_folders(out: Path) -> None:
     """Refuse to put a bundle in the place of what is none."""
-    if out.is_dir() and any(out.iterdir()) and not (out / "manifest.json").is_file():
+    from edgecompress.exporting.bundle import holds_other_files
+
+    if out.is_symlink():
+        raise UsageError(f"--out {out}: is a link; give the folder that it leads to")
+    if out.is_dir() and holds_other_files(out):
         raise UsageError(
             f"--out {out}: holds other files, which a bundle would replace; give a new folder"
         )

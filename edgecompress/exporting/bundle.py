@@ -72,6 +72,19 @@ def write_bundle(folder: Path, contents: BundleContents) -> Bundle:
     return Bundle(folder, manifest, others, made.mobile.ort_reason)
 
 
+def holds_other_files(folder: Path) -> bool:
+    """Return whether a folder holds anything that no bundle put there, and that one would replace.
+
+    Many programs call a file of theirs manifest.json; ours names its files and us.
+    """
+    names = {path.name for path in folder.iterdir()}
+    try:
+        said = json.loads((folder / "manifest.json").read_bytes())
+        return "edgecompress" not in said or not names <= {"manifest.json", *said["files"]}
+    except (OSError, ValueError, KeyError, TypeError):
+        return bool(names)
+
+
 def _fill(folder: Path, chosen: Candidate, contents: BundleContents) -> Made:
     """Write every file, the manifest last. Return what stands there."""
     model = _copy_model(chosen.model, folder / "model.onnx")

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Iterator, Sequence
 
 from edgecompress import __version__
-from edgecompress.exporting.contents import BundleContents, Made
+from edgecompress.exporting.contents import BundleContents, Made, one_line
 from edgecompress.records import Arm, BudgetCheck, Candidate, Kind, Metric, Report
 
 PURPOSES = {
@@ -47,9 +48,19 @@ def model_card(contents: BundleContents, made: Made) -> str:
         "Files": _files(contents, made),
     }
     same = report.task == report.chosen
-    title = f"# {report.task}\n" if same else f"# {report.task}: {report.chosen}\n"
+    title = f"# {_shown(report.task if same else f'{report.task}: {report.chosen}')}\n"
     parts = [f"## {name}\n\n" + "\n".join(lines) + "\n" for name, lines in sections.items()]
     return "\n".join([title, *parts])
+
+
+def _shown(text: str) -> str:
+    """Return foreign text so that Markdown, and the HTML inside it, shows it as it is."""
+    plain = one_line(text).replace("&", "&amp;").replace("<", "&lt;")
+    return re.sub(r"([\\`*|\[\]]|(?<!\w)_|_(?!\w))", r"\\\1", plain)
+
+
+def _code(text: str) -> str:
+    return f"`{one_line(text).replace('`', '?')}`"
 
 
 def answer_in_words(kind: Kind | None, class_names: Sequence[str]) -> str:
@@ -65,7 +76,8 @@ def answer_in_words(kind: Kind | None, class_names: Sequence[str]) -> str:
         case None:
             return "the model's output"
         case "classification":
-            return f"one{count} classes{named}" if class_names else "the model's output"
+            each = f"one number for each{count} classes{named}, the largest for the class it is"
+            return each if class_names else "the model's output"
         case "binary":
             yes = class_names[1] if len(class_names) == 2 else "label 1"
             return f"one logit, above 0 for {yes}; 1 / (1 + exp(-logit)) is how likely that is"
@@ -82,12 +94,17 @@ def answer_in_words(kind: Kind | None, class_names: Sequence[str]) -> str:
 def _use(contents: BundleContents, made: Made) -> Iterator[str]:
     report = contents.report
     shapes = ", ".join(
-        f"`{name}` ({array.dtype}, {' x '.join(map(str, array.shape[1:])) or 'one number'})"
+        f"{_code(name)} ({array.dtype}, {' x '.join(map(str, array.shape[1:])) or 'one number'})"
         for name, array in made.golden.calls[0].items()
     )
-    answer = answer_in_words(contents.kind, contents.labels)
-    where = f", on devices like `{report.profile}`" if report.profile else ""
-    yield f"Task `{report.task}`: from {shapes} to {answer}{where}."
+    answer = _shown(answer_in_words(contents.kind, contents.labels))
+    where = f"; for devices like {_code(report.profile)}" if report.profile else ""
+    output = _code(made.golden.output)
+    yield f"Task {_code(report.task)}: from {shapes} to {output}: {answer}{where}."
+    if contents.normalization:
+        yield "Its inputs are normalized first, as `normalization.json` says."
+    if contents.tokenizer is not None:
+        yield "`tokenizer.json` makes its input of a text."
     if contents.intended_use:
         yield f"\n{contents.intended_use.strip()}\n"
     else:
@@ -97,7 +114,7 @@ def _use(contents: BundleContents, made: Made) -> Iterator[str]:
 
 
 def _verdict(report: Report) -> Iterator[str]:
-    where = f" on `{report.profile}`" if report.profile else ""
+    where = f" on {_code(report.profile)}" if report.profile else ""
     yield f"**{report.verdict.status.upper()}**{where}: {report.verdict.reason}"
     if report.verdict.checks:
         yield "\n| budget | limit | value | interval | status | basis |"

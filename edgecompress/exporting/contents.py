@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import unicodedata
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
@@ -34,7 +35,17 @@ class BundleContents:
     @property
     def labels(self) -> list[str]:
         """Return the class names, each in one line."""
-        return [" ".join(name.split()) for name in self.class_names]
+        return [one_line(name) for name in self.class_names]
+
+
+def one_line(text: str) -> str:
+    r"""Return text in one line, without what terminals obey and what UTF-8 cannot hold.
+
+    >>> one_line("a\nsquare \x1b[31m"), one_line("\ud800")
+    ('a square ?[31m', '?')
+    """
+    kept = " ".join(text.split())
+    return "".join("?" if unicodedata.category(sign) in ("Cc", "Cs") else sign for sign in kept)
 
 
 @dataclass(frozen=True)

@@ -9,7 +9,7 @@ import onnx
 
 from edgecompress.admission import messages
 from edgecompress.errors import ModelError
-from edgecompress.exporting.contents import BundleContents
+from edgecompress.exporting.contents import BundleContents, one_line
 from edgecompress.exporting.golden import rows_as_calls
 from edgecompress.graphs import labels_of
 from edgecompress.records import Candidate, Evaluation, OnnxModel, Report, Verdict
@@ -37,6 +37,7 @@ def foreign_contents(
     `made_up` says that the calls are: the card then says so too.
     """
     model, labels = _portable(facts.model, scratch / "model.onnx")
+    label = one_line(label)
     fits = facts.outputs[0].shape[-1:] in ((None,), (len(labels),))
     names = labels if fits else ()
     candidate = Candidate(label, model, _scheme(facts), None, tuple(evaluations), None, None)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import re
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
@@ -17,6 +16,8 @@ from edgecompress.exporting.contents import Made
 from edgecompress.exporting.golden import Golden
 
 _TEMPLATES = Path(__file__).with_name("templates")
+# Controls, ends of lines, and what turns the direction of the code that a reader sees.
+_UNSEEN = re.compile("[\x00-\x1f\x7f-\x9f\u2028-\u202e\u2066-\u2069]")
 
 
 @dataclass(frozen=True)
@@ -94,12 +95,13 @@ def _input(index: int, name: str, array: NDArray[np.generic]) -> _Input:
 
 # Words of the two languages, and what the snippets themselves call something.
 _WORDS = """
-as associatedtype break call case catch class continue data default defer deinit digest do else
+Any Data Float Int32 Int64 Int8 Self UInt8
+abs as associatedtype break call case catch class continue data default defer deinit digest do else
 enum environment error expected extension fallthrough false fileprivate for found fun func
-golden guard i if import in index init inout inputs interface internal is it largest let mine
-model nil null object off open operator output outputs package place private protocol public
+golden guard i if import in index init inout inputs interface internal is it largest let max
+mine model nil null object off open operator output outputs package place private protocol public
 read repeat rethrows return run self session static struct subscript super switch tensor texts
-this throw throws tokenizer true try typealias typeof val var when where while
+this throw throws tokenizer true try typealias typeof val var when where while zip
 """
 _TAKEN = frozenset(_WORDS.split())
 
@@ -161,7 +163,7 @@ def _kotlin_read(entry: _Input, texts: bool) -> str:
 
 
 def _kotlin_literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False).replace("$", r"\$")
+    return '"' + _escaped(text, "{:04x}").replace("$", r"\$") + '"'
 
 
 def _swift(inputs: Sequence[_Input], golden: Golden) -> dict[str, str]:
@@ -197,4 +199,10 @@ def _swift_read(entry: _Input, texts: bool) -> str:
 
 
 def _swift_literal(text: str) -> str:
-    return json.dumps(text, ensure_ascii=False)
+    return '"' + _escaped(text, "{{{:x}}}") + '"'
+
+
+def _escaped(text: str, code: str) -> str:
+    """Escape what would end a literal, and signs that cannot be seen by their `code`."""
+    plain = text.replace("\\", r"\\").replace('"', r"\"")
+    return _UNSEEN.sub(lambda sign: r"\u" + code.format(ord(sign[0])), plain)
