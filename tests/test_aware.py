@@ -308,3 +308,7 @@ def test_equal_biases_are_learned_apart(tmp_path: Path) -> None:
     weights = {"w": WEIGHT, "v": WEIGHT + 1, "b": np.ones(40)}
     found = begin(by_hand(tmp_path / "m.onnx", *nodes, **weights), image(40), PLAIN, tmp_path)
     assert sum(a.ndim == 1 for a in fake_quantized(found, PLAIN).weights().values()) == 2
+    assert found.source is not None
+    source = onnx.load(found.source.path).graph
+    read = {name for node in source.node for name in node.input}
+    assert {tensor.name for tensor in source.initializer} <= read

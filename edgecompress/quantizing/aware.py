@@ -108,6 +108,7 @@ def _own_biases(model: ModelProto) -> ModelProto:
     constants = {tensor.name: tensor for tensor in model.graph.initializer}
     for node in model.graph.node:
         if node.op_type in ("Conv", "Gemm") and len(node.input) > 2 and uses[node.input[2]] > 1:
+            uses[node.input[2]] -= 1  # the last of them keeps what all had
             own = model.graph.initializer.add()
             own.CopyFrom(constants[node.input[2]])
             node.input[2] = own.name = f"{own.name}@{node.name}"

@@ -121,6 +121,11 @@ def _sum(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x.sum(*_reduced(a, x, axes))
 
 
+def _length(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
+    along, stay = _reduced(a, x, axes)
+    return torch.linalg.vector_norm(x, dim=along, keepdim=stay)
+
+
 def _maximum(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
     return x.amax(*_reduced(a, x, axes))
 
@@ -233,6 +238,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Concat": lambda a, *parts: torch.cat(parts, a["axis"]),
     "Conv": _conv,
     "Div": lambda a, x, y: x / y,
+    "Elu": lambda a, x: F.elu(x, a.get("alpha", 1.0)),
     "Equal": lambda a, x, y: x == y,
     "Erf": lambda a, x: torch.erf(x),
     "Exp": lambda a, x: torch.exp(x),
@@ -243,6 +249,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Gemm": _gemm,
     "GlobalAveragePool": lambda a, x: x.mean(_over_space(x), keepdim=True),
     "GlobalMaxPool": lambda a, x: x.amax(_over_space(x), keepdim=True),
+    "Greater": lambda a, x, y: x > y,
     "HardSigmoid": _hard_sigmoid,
     "HardSwish": lambda a, x: F.hardswish(x),
     "Identity": lambda a, x: x,
@@ -258,6 +265,8 @@ OPERATORS: Mapping[str, Operator] = {
     "Not": lambda a, x: ~x,
     "Pad": _pad,
     "Pow": lambda a, x, y: x**y,
+    "PRelu": lambda a, x, slope: torch.where(x < 0, slope * x, x),
+    "ReduceL2": _length,
     "ReduceMax": _maximum,
     "ReduceMean": _mean,
     "ReduceSum": _sum,
@@ -267,6 +276,7 @@ OPERATORS: Mapping[str, Operator] = {
     "Sigmoid": lambda a, x: torch.sigmoid(x),
     "Slice": _slice,
     "Softmax": lambda a, x: torch.softmax(x, a.get("axis", -1)),
+    "Softplus": lambda a, x: F.softplus(x),
     "Split": _split,
     "Sqrt": lambda a, x: torch.sqrt(x),
     "Squeeze": _squeeze,

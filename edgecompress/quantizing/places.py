@@ -17,6 +17,7 @@ _LEARNED = {
     "Conv": (1, 2),
     "Gemm": (1, 2),
     "MatMul": (0, 1),
+    "PRelu": (1,),
     "LayerNormalization": (1, 2),
     "BatchNormalization": (1, 2),
 }
