@@ -12,6 +12,7 @@ from edgecompress.distilling.choice import CONTROL
 from edgecompress.exporting.download import download_bytes
 from edgecompress.measuring.host import describe_host
 from edgecompress.measuring.readings import GUARD
+from edgecompress.pipeline.aware import aware_notes
 from edgecompress.pipeline.candidates import (
     TEST,
     export_network,
@@ -148,6 +149,7 @@ def prove(
             *_teacher_note(run, teacher),
             *int8_notes(run, profile),
             *left_out_notes(run, profile, choice.candidates),
+            *aware_notes(run, profile, choice.candidates),
             *control_notes(choice.candidates),
             *run.notes,
         ),

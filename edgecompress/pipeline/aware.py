@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from collections.abc import Sequence
+from dataclasses import asdict, replace
 from pathlib import Path
 
 from torch import nn
@@ -50,11 +51,11 @@ def aware_candidate(
     settings = run.recipe.quantize
     if settings is None or settings.aware is None or whole.dropped is not None:
         return ()
-    label = f"{whole.label.removesuffix('-fp32')}-int8-aware"
+    label = _label(whole)
     form = _form(for_device(settings, profile))
     beginning = _begun(run, whole, form)
     if beginning.reason:
-        run.store.say(f"quantize: {label} left out: {beginning.reason}")
+        run.store.say(f"quantize: {_left_out(whole, beginning)}")
         return ()
     network = fake_quantized(beginning, form)
     lesson = _lesson(run, whole, settings.aware)
@@ -66,6 +67,29 @@ def aware_candidate(
     made = _finished(run, network, beginning, form, arm.weights.sha256)
     run.store.say(f"quantize: {label}: {made.parity.reason} ({made.parity.agreement:.2%})")
     return (candidate_of(label, made.model, "int8-aware", made.parity),)
+
+
+def aware_notes(run: Run, profile: Profile, candidates: Sequence[Candidate]) -> tuple[str, ...]:
+    """Say which of the float candidates could not be trained in 8 bits, though the recipe asks."""
+    settings = run.recipe.quantize
+    if settings is None or settings.aware is None:
+        return ()
+    form = _form(for_device(settings, profile))
+    floats = [
+        replace(c, model=c.unfolded or c.model)
+        for c in candidates
+        if c.scheme == "fp32" and c.parity and c.parity.passed
+    ]
+    begun = [(whole, _begun(run, whole, form)) for whole in floats]
+    return tuple(_left_out(whole, first) for whole, first in begun if first.reason)
+
+
+def _label(whole: Candidate) -> str:
+    return f"{whole.label.removesuffix('-fp32')}-int8-aware"
+
+
+def _left_out(whole: Candidate, beginning: Beginning) -> str:
+    return f"{_label(whole)} left out: {beginning.reason}"
 
 
 def _is_sparse(run: Run, whole: Candidate) -> bool:
