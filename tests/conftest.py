@@ -1,13 +1,17 @@
-"""Fixtures of the command line's tests."""
+"""Fixtures of the command line's tests, and the emulators themselves."""
 
 from __future__ import annotations
 
+import os
+import shutil
 from functools import partial
 
 import pytest
 import tiny_models
 
+from edgecompress.errors import EdgecompressError
 from edgecompress.recipe import MeasureSettings
+from edgecompress.verifying.emulators import Kits, default_cache, obstacle, set_up
 
 
 @pytest.fixture
@@ -25,3 +29,20 @@ def folder(tmp_path, monkeypatch):
     tiny_models.save_mlp(tmp_path / "model.onnx")
     tiny_models.save_mlp(tmp_path / "large.onnx", width=64)
     return tmp_path
+
+
+@pytest.fixture(scope="session")
+def kits():
+    """Set the emulators up, in the cache that XDG_CACHE_HOME names."""
+    reason = obstacle() or next(
+        (f"no {name}" for name in ("apt-get", "dpkg-deb") if not shutil.which(name)), ""
+    )
+    if reason:
+        pytest.skip(reason)
+    try:
+        set_up("arm64", default_cache(), print)
+    except EdgecompressError as error:
+        if os.environ.get("EDGECOMPRESS_REQUIRE_EMULATORS"):
+            raise
+        pytest.skip(str(error))
+    return Kits(default_cache())

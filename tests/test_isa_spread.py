@@ -19,6 +19,7 @@ from edgecompress.cli.data import Samples
 from edgecompress.errors import ChildFailedError
 from edgecompress.pipeline import spread as pipeline_spread
 from edgecompress.pipeline.candidates import export_network
+from edgecompress.pipeline.compress import compress
 from edgecompress.pipeline.networks import Network
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.spread import with_isa_spread
@@ -193,6 +194,30 @@ def test_without_the_emulators_the_check_names_the_command(
     verdict, reads, _ = checked(tmp_path / "out", accept)
     assert (verdict.status, reads) == ("inconclusive", 0)
     assert "run 'edgecompress verify --set-up --isa arm64" in verdict.checks[0].reason
+
+
+@pytest.mark.slow
+def test_int8_ships_beside_what_real_kernels_answer(kits: Kits, tmp_path: Path) -> None:
+    training = {"epochs": 4, "batch_size": 32, "learning_rate": 1e-2, "precision": "fp32"}
+    sections = {
+        "teacher": training,
+        "distill": training,
+        "quantize": {"schemes": ["static"], "calibration_samples": 64},
+        "accept": {"max_drop": 0.2, "max_isa_spread": 0.1, "isa_samples": 60},
+    }
+    recipe = Recipe.model_validate(sections).model_copy(update={"measure": None})
+    device = Device(description="clouds", host=True, fleet=("x86-avx2", "arm64"))
+    profile = load_profile("cpu-1core").model_copy(update={"device": device, "name": "clouds"})
+    report = compress(recipe, profile, tmp_path, task=blobs.task())
+    assert report.chosen == "student-int8-static"
+    check = report.verdict.checks[-1]
+    assert (check.budget, check.status, check.basis) == ("isa_spread", "pass", "measured")
+    assert "paired on 60 samples" in check.reason
+    assert any(
+        note.startswith("int8 weights use 7 bits: the fleet of clouds") for note in report.notes
+    )
+    done = [p.name for p in (tmp_path / "stages").iterdir() if p.name.startswith("test-")]
+    assert report.test_reads == len(done) == 6  # teacher, int8, control; three kinds of processors
 
 
 # --- in a check

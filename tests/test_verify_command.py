@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
-import shutil
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +12,10 @@ from command_line import document, result
 
 from edgecompress.cli import verifying
 from edgecompress.cli.main import main
-from edgecompress.errors import ChildFailedError, EdgecompressError
+from edgecompress.errors import ChildFailedError
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import QuantizeSettings
 from edgecompress.runtime import admit, onnx_model
-from edgecompress.verifying.emulators import Kits, default_cache, obstacle, set_up
 from edgecompress.verifying.fleet import Member, answers
 from edgecompress.verifying.machines import RefusedError, native, outputs_on
 from edgecompress.verifying.processors import PROCESSORS
@@ -216,23 +213,6 @@ def test_bad_use_is_one_line(folder, capsys, arguments, words):
 
 
 # --- the real thing
-
-
-@pytest.fixture(scope="module")
-def kits():
-    """Set the emulators up, in the cache that XDG_CACHE_HOME names."""
-    reason = obstacle() or next(
-        (f"no {name}" for name in ("apt-get", "dpkg-deb") if not shutil.which(name)), ""
-    )
-    if reason:
-        pytest.skip(reason)
-    try:
-        set_up("arm64", default_cache(), print)
-    except EdgecompressError as error:
-        if os.environ.get("EDGECOMPRESS_REQUIRE_EMULATORS"):
-            raise
-        pytest.skip(str(error))
-    return Kits(default_cache())
 
 
 @pytest.mark.slow
