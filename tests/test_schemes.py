@@ -133,7 +133,7 @@ def test_a_model_that_is_all_ends_is_none(tmp_path: Path) -> None:
     x = {"x": np.random.default_rng(0).normal(size=(64, 200)).astype(np.float32)}
     alone = product(tmp_path / "m.onnx", np.ones((200, 10), np.float32))
     assert reason(alone, x, tmp_path / "a", "static-float-ends").endswith(
-        "with weights (matrix products: at least 1024) beside those that stay float"
+        "in 32-bit floats (matrix products: at least 1024) beside those that stay float"
     )
     small = product(tmp_path / "s.onnx", np.ones((20, 10), np.float32))
     x = {"x": x["x"][:, :20]}

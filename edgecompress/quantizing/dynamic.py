@@ -14,7 +14,9 @@ from edgecompress.quantizing.prepared import (
     quiet,
     require_weights,
     small_products,
+    stacked_products,
 )
+from edgecompress.quantizing.rewriting import in_order_
 
 # Not Conv: ONNX Runtime's ConvInteger took 7 times as long as its float convolution.
 _OPERATORS = ("MatMul", "Gemm", "Gather", "LSTM", "Attention", "EmbedLayerNormalization")
@@ -26,7 +28,8 @@ def dynamic_int8(prepared: Path, per_channel: bool, reduce_range: bool) -> Model
     Raise NothingToDoError for a model that has nothing to gain, or that the quantizer fails on.
     """
     source = onnx.load(prepared)
-    require_weights(source, set(_OPERATORS), "dynamic")
+    stacked = stacked_products(source) if per_channel else []
+    require_weights(source, set(_OPERATORS), "dynamic", stacked)
     result = prepared.with_name("dynamic.onnx")
     try:
         with quiet():
@@ -37,10 +40,12 @@ def dynamic_int8(prepared: Path, per_channel: bool, reduce_range: bool) -> Model
                 per_channel=per_channel,
                 reduce_range=reduce_range,
                 weight_type=QuantType.QInt8,
-                nodes_to_exclude=small_products(source),
+                nodes_to_exclude=[*small_products(source), *stacked],
             )
     except (OSError, MemoryError):
         raise
     except Exception as error:
         raise NothingToDoError(f"ONNX Runtime's quantizer failed: {one_line(error)}") from error
-    return onnx.load(result)
+    model = onnx.load(result)
+    in_order_(model)
+    return model

@@ -8,9 +8,9 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import ModelProto, TensorProto
-from onnxruntime.quantization.onnx_model import ONNXModel
 
 from edgecompress.quantizing.prepared import NothingToDoError, one_line, quiet, weights_by_node
+from edgecompress.quantizing.rewriting import in_order_
 
 _LARGEST = 65504.0
 
@@ -51,7 +51,6 @@ def _convert(source: ModelProto) -> ModelProto:
     from onnxruntime.transformers.float16 import convert_float_to_float16
 
     sys.path[:] = path  # that package adds its own folder
-    converted = ONNXModel(convert_float_to_float16(source, keep_io_types=True))
-    converted.topological_sort()  # its casts stand at the end
-    model: ModelProto = converted.model
+    model: ModelProto = convert_float_to_float16(source, keep_io_types=True)
+    in_order_(model)  # its casts stand at the end
     return model

@@ -12,6 +12,7 @@ from numpy.typing import NDArray
 from onnx import GraphProto, ModelProto, NodeProto, TensorProto, numpy_helper
 
 from edgecompress.graphs import graphs
+from edgecompress.quantizing.rewriting import reads
 
 Floats = NDArray[np.float64]
 Weights = TypeVar("Weights", bound=np.generic)
@@ -44,10 +45,7 @@ def readers(graph: GraphProto) -> dict[str, list[NodeProto]]:
     """Return which nodes read each value, those inside branches by the node that holds them."""
     found: dict[str, list[NodeProto]] = {}
     for node in graph.node:
-        names = set(node.input)
-        for a in node.attribute:
-            names |= {n for g in graphs(a.g) for inner in g.node for n in inner.input}
-        for name in names:
+        for name in reads(node):
             found.setdefault(name, []).append(node)
     return found
 
@@ -86,11 +84,6 @@ class Layer:
         shape = like.shape[::-1] if self.transposed else like.shape
         array = rows.reshape(shape)
         return np.ascontiguousarray(array.T if self.transposed else array).astype(like.dtype)
-
-    @property
-    def depthwise(self) -> bool:
-        """Return whether each input goes to outputs of its own."""
-        return self.groups > 1
 
 
 def layers(model: ModelProto) -> list[Layer]:

@@ -17,7 +17,12 @@ from onnxruntime.quantization.shape_inference import quant_pre_process
 
 from edgecompress.errors import ModelError
 from edgecompress.graphs import graphs, tidy
-from edgecompress.quantizing.rewriting import pool_instead_of_mean_, product_instead_of_sum_
+from edgecompress.quantizing.rewriting import (
+    plain_gemm_,
+    pool_instead_of_mean_,
+    product_instead_of_sum_,
+    reads,
+)
 
 PRODUCTS = {"MatMul", "Gemm"}
 # Below this many weights the conversions around a product cost more time and bytes than it saves.
@@ -60,6 +65,7 @@ def prepare(path: Path, scratch: Path) -> Path:
     model = onnx.load(optimised)
     pool_instead_of_mean_(model)
     product_instead_of_sum_(model)
+    plain_gemm_(model)
     model = tidy(model)
     _unshare_products_(model)
     prepared.write_bytes(model.SerializeToString())
@@ -78,6 +84,7 @@ def _unshare_products_(model: ModelProto) -> None:
     uses = Counter(name for g in graphs(model.graph) for node in g.node for name in node.input)
     for node in model.graph.node:
         if node.op_type == "Gemm" and uses[node.input[1]] > 1 and node.input[1] in constants:
+            uses[node.input[1]] -= 1
             own = model.graph.initializer.add()
             own.CopyFrom(constants[node.input[1]])
             node.input[1] = own.name = f"{own.name}@{node.name}"
@@ -129,7 +136,7 @@ def require_weights(
     ):
         raise NothingToDoError(
             f"{scheme} int8 has nothing to gain: no {', '.join(sorted(operators))} "
-            f"with weights (matrix products: at least {SMALLEST_PRODUCT})"
+            f"with weights in 32-bit floats (matrix products: at least {SMALLEST_PRODUCT})"
             f"{' beside those that stay float' if keep_float else ''}"
         )
 
@@ -146,6 +153,28 @@ def small_products(model: ModelProto) -> list[str]:
         if node.op_type in PRODUCTS and 0 < counts[i] < SMALLEST_PRODUCT
         for suffix in ("", "_MatMul")
     ]
+
+
+def stacked_products(model: ModelProto) -> list[str]:
+    """Return the names of products whose weights no 8-bit kernel takes with a scale a channel.
+
+    Those are stacks of matrices, and matrices that stand before the other factor.
+    """
+    ranks = {tensor.name: len(tensor.dims) for tensor in model.graph.initializer}
+    return [
+        node.name
+        for node in model.graph.node
+        if node.op_type == "MatMul" and (node.input[0] in ranks or ranks.get(node.input[1], 0) > 2)
+    ]
+
+
+def read_in_branches(model: ModelProto) -> list[str]:
+    """Return the names of the nodes whose values a branch reads.
+
+    The quantizer drops a Relu where its range clips as well, and gives branches what came before.
+    """
+    inside = {name for node in model.graph.node for name in reads(node) - set(node.input)}
+    return [node.name for node in model.graph.node if inside & set(node.output)]
 
 
 def weights_by_node(model: ModelProto) -> list[int]:

@@ -16,6 +16,7 @@ from pathlib import Path
 import onnx
 from onnx import ModelProto
 
+from edgecompress.errors import ModelError
 from edgecompress.graphs import labels_of, tidy
 from edgecompress.quantization import QuantizeSettings, Scheme
 from edgecompress.quantizing.blocks import weight_only
@@ -26,6 +27,7 @@ from edgecompress.quantizing.half import half
 from edgecompress.quantizing.prepared import NothingToDoError, prepare, refuse_quantized
 from edgecompress.quantizing.static import StaticForm, ends, static_int8
 from edgecompress.records import OnnxModel
+from edgecompress.runtime import run, session
 from edgecompress.store import artifact, write_atomic
 from edgecompress.tasks.task import Arrays
 
@@ -70,11 +72,29 @@ def quantize(
             except NothingToDoError as reason:
                 made.append(QuantizedModel(label, None, str(reason)))
                 continue
-            path = folder.absolute() / f"{label}.onnx"
             data = tidy(smaller, labels_of(source)).SerializeToString(deterministic=True)
+            if refusal := _refusal(data, calibration, Path(scratch)):
+                made.append(QuantizedModel(label, None, refusal))
+                continue
+            path = folder.absolute() / f"{label}.onnx"
             write_atomic(path, data)
             made.append(QuantizedModel(label, artifact(path, OnnxModel)))
     return tuple(made)
+
+
+def _refusal(data: bytes, samples: Arrays, scratch: Path) -> str:
+    """Return why a made model is of no use; empty where it answers the first of the samples."""
+    path = scratch / "made.onnx"
+    path.write_bytes(data)
+    try:
+        onnx.checker.check_model(str(path))
+        names = [each.name for each in session(path).get_inputs()]
+        if samples.keys() >= set(names):
+            run(artifact(path, OnnxModel), {name: samples[name][:1] for name in names})
+    except (onnx.checker.ValidationError, ModelError) as error:
+        said = " ".join(str(error).replace(f"{path}: ", "").split())
+        return f"ONNX Runtime cannot use what its quantizer made: {said[:300]}"
+    return ""
 
 
 def label_of(scheme: Scheme) -> str:

@@ -20,11 +20,14 @@ from edgecompress.quantizing.prepared import (
     NothingToDoError,
     one_line,
     quiet,
+    read_in_branches,
     require_weights,
     small_products,
+    stacked_products,
     weights_by_node,
 )
 from edgecompress.quantizing.ranges import least_error_ranges
+from edgecompress.quantizing.rewriting import in_order_
 from edgecompress.tasks.task import Arrays
 
 Overrides = Mapping[str, Sequence[Mapping[str, Any]]]
@@ -76,6 +79,8 @@ def static_int8(
     for a model that has nothing to gain, or that the quantizer fails on.
     """
     source = onnx.load(prepared)
+    stacked = stacked_products(source) if form.per_channel else []
+    keep_float = [*keep_float, *stacked, *read_in_branches(source)]
     require_weights(source, set(OPERATORS) & _WEIGHTY, "static", keep_float)
     result = prepared.with_name("static.onnx")
     try:
@@ -106,7 +111,9 @@ def static_int8(
         raise
     except Exception as error:
         raise NothingToDoError(f"ONNX Runtime's quantizer failed: {one_line(error)}") from error
-    return onnx.load(result)
+    model = onnx.load(result)
+    in_order_(model)
+    return model
 
 
 def _ranges(prepared: Path, calibration: Arrays, form: StaticForm) -> Overrides:
