@@ -106,6 +106,65 @@ def test_a_value_that_something_else_reads_too_is_left_alone() -> None:
     assert seams(model, ("Conv",)) == []
 
 
+node = helper.make_node
+LAYOUTS = {  # nodes from x, (32, 16) a sample, in which channels do not lie where they seem to
+    "norm, flatten": [
+        node("LayerNormalization", ["x", "s16", "b16"], ["n"]),
+        node("Flatten", ["n"], ["f"]),
+        node("MatMul", ["f", "w512"], ["y"]),
+    ],
+    "norm of two axes": [
+        node("LayerNormalization", ["x", "s32x16", "b32x16"], ["n"], axis=1),
+        node("MatMul", ["n", "w16"], ["y"]),
+    ],
+    "image, product": [
+        node("Conv", ["x", "k"], ["c"]),
+        node("Relu", ["c"], ["r"]),
+        node("MatMul", ["r", "w16"], ["y"]),
+    ],
+    "product, image": [node("MatMul", ["x", "w16"], ["m"]), node("Conv", ["m", "k"], ["y"])],
+    "product, pool": [
+        node("MatMul", ["x", "w16"], ["m"]),
+        node("AveragePool", ["m"], ["p"], kernel_shape=[1], strides=[1]),
+        node("MatMul", ["p", "w16"], ["y"]),
+    ],
+    "a slope": [
+        node("MatMul", ["x", "w16"], ["m"]),
+        node("PRelu", ["x", "m"], ["p"]),
+        node("MatMul", ["p", "w16"], ["y"]),
+    ],
+}  # fmt: skip
+
+
+@pytest.mark.parametrize("layout", LAYOUTS)
+def test_repairs_keep_the_function_of_other_layouts(layout: str) -> None:
+    rng = np.random.default_rng(0)
+    loud = 100.0 ** rng.random((32, 16))
+    shapes = {"w512": (512, 8), "w16": (16, 16), "k": (16, 32, 1), "b16": (16,), "b32x16": (32, 16)}
+    weights = {name: rng.normal(size=shape) for name, shape in shapes.items()}
+    weights["k"] *= loud[0][:, None, None]
+    model = net(LAYOUTS[layout], [32, 16], **weights, s16=loud[0], s32x16=loud)
+    x = {"x": rng.normal(size=(20, 32, 16)).astype(np.float32)}
+    before = outputs(model, x["x"])
+    for even in (equalized(model, x), smoothed(model, x)):
+        assert np.abs(before - outputs(even, x["x"])).max() <= 1e-5 * np.abs(before).max()
+
+
+def test_only_what_reads_one_channel_alone_bears_all_of_it() -> None:
+    grouped = chain()
+    second = grouped.graph.node[2]
+    second.attribute.append(helper.make_attribute("group", 2))
+    weights = next(t for t in grouped.graph.initializer if t.name == second.input[1])
+    halves = numpy_helper.to_array(weights)[:, :4]
+    weights.CopyFrom(numpy_helper.from_array(np.ascontiguousarray(halves), weights.name))
+    even = equalized(grouped, {"x": PICTURES})
+    before, after = outputs(grouped, PICTURES), outputs(even, PICTURES)
+    assert np.abs(before - after).max() <= 1e-5 * np.abs(before).max()
+    value = seams(even, ("Conv",))[0].value
+    loudest = [np.abs(b[value]).max((0, 2, 3)) for b in watch(even, [value], {"x": PICTURES})]
+    assert np.ptp(np.max(loudest, 0)) > 0.01 * np.max(loudest)  # they met in the middle
+
+
 def test_equalization_evens_out_the_channels(tmp_path: Path) -> None:
     model = chain(depthwise=True)
     even = equalized(model, {"x": PICTURES})

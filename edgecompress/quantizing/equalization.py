@@ -31,10 +31,9 @@ from edgecompress.quantizing.watching import watch
 from edgecompress.runtime import Arrays
 
 # Not HardSwish, Sigmoid, Gelu; nor a Clip with an upper end (ReLU6): they bend at fixed values.
-_HOMOGENEOUS = (
-    *("Relu", "LeakyRelu", "PRelu", "Identity", "MaxPool", "AveragePool"),
-    *("GlobalAveragePool", "GlobalMaxPool", "Flatten", "Clip"),
-)
+_HOMOGENEOUS = ("Relu", "LeakyRelu", "PRelu", "Identity", "Clip")
+# Over the places of an image, whose channels stand before them; else they would mix channels.
+_OF_IMAGES = ("MaxPool", "AveragePool", "GlobalAveragePool", "GlobalMaxPool", "Flatten")
 _UNBOUNDED = 1e30
 _WIDEST = 1e4  # a channel that hardly ever speaks is not made louder than this
 
@@ -77,14 +76,20 @@ def seams(model: ModelProto, operators: Collection[str]) -> list[Seam]:
     found = []
     for node in model.graph.node:
         layer = by_node.get(node.name)
-        norm = node.op_type == "LayerNormalization" and set(node.input[1:]) <= known.keys()
+        norm = (
+            node.op_type == "LayerNormalization"
+            and set(node.input[1:]) <= known.keys()
+            and len(known[node.input[1]].dims) == 1
+        )
         if node.op_type not in operators or not (norm or (layer and _has_all(node, layer))):
             continue
-        value = _end_of_path(node.output[0], known, reading, outputs)
+        image = node.op_type == "Conv"
+        value, flat = _end_of_path(node.output[0], image, known, reading, outputs)
         behind = [by_node.get(reader.name) for reader in reading.get(value, [])]
         takers = tuple(taker for taker in behind if taker is not None and taker.input == value)
-        if takers and len(takers) == len(behind) and value not in outputs:
-            axis = 1 if node.op_type == "Conv" else -1
+        alike = all((taker.operator == "Conv") == (image and not flat) for taker in takers)
+        if takers and alike and len(takers) == len(behind) and value not in outputs:
+            axis = 1 if image else -1
             scaled = tuple(node.input[1:]) if norm else ()
             found.append(Seam(value, axis, layer, scaled, takers))
     return found
@@ -97,29 +102,38 @@ def _has_all(node: NodeProto, layer: Layer) -> bool:
 
 def _end_of_path(
     value: str,
+    image: bool,
     known: Mapping[str, TensorProto],
     reading: Mapping[str, list[NodeProto]],
     outputs: Collection[str],
-) -> str:
-    """Return where a value arrives through homogeneous functions that nothing else looks into."""
+) -> tuple[str, bool]:
+    """Return where a value arrives through homogeneous functions that nothing else looks into.
+
+    And whether an image, whose channels come first, was flattened on the way.
+    """
+    flat = False
     while value not in outputs:
         after = reading.get(value, [])
-        if len(after) != 1 or not _is_homogeneous(after[0], known):
+        if len(after) != 1 or after[0].input[:1] != [value] or value in after[0].input[1:]:
             break
-        value = after[0].output[0]
-    return value
+        if not _is_homogeneous(after[0], image, known):
+            break
+        value, flat = after[0].output[0], flat or after[0].op_type == "Flatten"
+    return value, flat
 
 
-def _is_homogeneous(node: NodeProto, known: Mapping[str, TensorProto]) -> bool:
-    """Return whether f(s x) = s f(x) for each channel and every s > 0."""
-    if node.op_type == "Flatten":
-        return attribute(node, "axis", 1) == 1
-    if node.op_type == "Clip":
-        ends = [known.get(name) for name in node.input[1:] if name]
-        values = [float(numpy_helper.to_array(end)) if end else 1.0 for end in ends]
-        bends = node.input[1:2] and node.input[1] and len(values) <= 2
-        return bool(bends) and values[0] == 0 and all(v > _UNBOUNDED for v in values[1:])
-    return node.op_type in _HOMOGENEOUS
+def _is_homogeneous(node: NodeProto, image: bool, known: Mapping[str, TensorProto]) -> bool:
+    """Return whether f(s x) = s f(x) for each channel of the first input and every s > 0."""
+    match node.op_type:
+        case "Flatten":
+            return image and attribute(node, "axis", 1) == 1
+        case "Clip":
+            ends = [known.get(name) for name in node.input[1:] if name]
+            values = [float(numpy_helper.to_array(end)) if end else 1.0 for end in ends]
+            bends = node.input[1:2] and node.input[1] and len(values) <= 2
+            return bool(bends) and values[0] == 0 and all(v > _UNBOUNDED for v in values[1:])
+        case operator:
+            return operator in _HOMOGENEOUS or (image and operator in _OF_IMAGES)
 
 
 def _rescaled(
@@ -166,13 +180,18 @@ def _factors(seam: Seam, loudest: Floats, values: Values, per_channel: bool) -> 
     made = _channels_made(seam, values)  # flattened, several inputs of the reader are one channel
     spoken = loudest.reshape(made, -1).max(axis=1)
     heard = heard.reshape(made, -1).max(axis=1)
-    free = per_channel and all(reader.depthwise for reader in seam.readers)
+    free = per_channel and all(_is_depthwise(reader, values) for reader in seam.readers)
     factors = spoken if free else np.sqrt(spoken / np.where(heard > 0, heard, 1.0))
     alive = (spoken > 0) & (heard > 0)
     if not alive.any():
         return np.ones(made)
     middle = np.exp(np.log(factors[alive]).mean())
     return np.where(alive, np.clip(factors / middle, 1 / _WIDEST, _WIDEST), 1.0)
+
+
+def _is_depthwise(reader: Layer, values: Values) -> bool:
+    """Return whether each output has one input channel alone."""
+    return reader.groups > 1 and values[reader.weight].shape[1] == 1
 
 
 def _channels_made(seam: Seam, values: Values) -> int:
