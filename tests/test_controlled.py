@@ -193,7 +193,7 @@ def test_no_candidate_without_the_section(relu: OnnxModel, hard_run: Run) -> Non
 
 
 def test_a_note_names_the_layers_that_stay_float(relu: OnnxModel) -> None:
-    found = Controlled(None, 0.1, 0.01, (), ("conv1", "conv2"), 9, 0.5, 4, "")
+    found = Controlled(relu, 0.1, 0.01, (), ("conv1", "conv2"), 9, 0.5, 4, "")
     whole = replace(candidate_of("a", relu, "int8-controlled", None), control=found)
     assert control_notes([whole]) == (
         "a: plain static int8 loses 0.1 on validation, this 0.01; no repair helped; "

@@ -15,6 +15,7 @@ from edgecompress.errors import DataError
 from edgecompress.exporting.parity import INT8, check_parity
 from edgecompress.measuring.node_costs import added_ms
 from edgecompress.quantizing.control import Terms, control
+from edgecompress.quantizing.prepared import NothingToDoError
 from edgecompress.quantizing.schemes import form_of
 from edgecompress.recipe import QuantizeSettings
 from edgecompress.records import Candidate, Evaluation, OnnxModel
@@ -77,7 +78,10 @@ def controlled(
         lambda whole, int8: added_ms(whole, int8, source.inputs, say=say),
         settings.repairs,
     )
-    made = control(source.facts.model, calibration, out, form_of("static", settings), terms)
+    try:
+        made = control(source.facts.model, calibration, out, form_of("static", settings), terms)
+    except NothingToDoError as nothing:
+        return found, (f"{SCHEME}: not made: {nothing}",)
     if made.model is None:
         return found, (f"{SCHEME}: not made: {made.reason}",)
     probe = inputs_for(source.facts, held)

@@ -14,6 +14,7 @@ from edgecompress.pipeline.quantized import calibration_rows, for_device, int8_p
 from edgecompress.pipeline.run import Run
 from edgecompress.profiles import Profile
 from edgecompress.quantizing.control import Terms, control
+from edgecompress.quantizing.prepared import NothingToDoError
 from edgecompress.quantizing.schemes import form_of
 from edgecompress.recipe import QuantizeSettings
 from edgecompress.records import Candidate, Controlled, Evaluation, OnnxModel
@@ -36,25 +37,34 @@ def controlled(
     """Return the scored candidates, and a controlled one for each network whose int8 all lose.
 
     They lose when each is out, or more than `quantize.max_drop` worse on validation than the float
-    model that it was made from, on the same samples.
+    model that it was made from, on the same samples. Where control finds none, the float candidate
+    holds what it found instead.
     """
     if run.recipe.quantize is None:
         return tuple(candidates)
     settings = for_device(run.recipe.quantize, profile)
     floats = [c for c in candidates if c.scheme == "fp32" and c.dropped is None]
-    made = [
+    tried = [
         _controlled(run, profile, settings, one)
         for one in floats
         if all_int8_loses(one, _made_from(one, candidates), settings.max_drop)
     ]
-    return (*candidates, *(one for one in made if one is not None))
+    found = {one.label: one for one in tried}
+    known = [found.pop(c.label, c) for c in candidates]
+    return (*known, *found.values())
 
 
 def control_notes(candidates: Sequence[Candidate]) -> tuple[str, ...]:
-    """Say what was repaired, what stays float, and how many evaluations that took."""
+    """Say what was repaired and what stays float, or why control found nothing."""
     return tuple(
-        f"{c.label}: {c.control.told}" for c in candidates if c.control and c.dropped is None
+        f"{c.label}: {c.control.told}" if c.control.model else _left_out(c, c.control.reason)
+        for c in candidates
+        if c.control and c.dropped is None
     )
+
+
+def _left_out(whole: Candidate, reason: str) -> str:
+    return f"{whole.label.removesuffix('-fp32')}-{SCHEME} left out: {reason}"
 
 
 def _made_from(whole: Candidate, candidates: Sequence[Candidate]) -> list[Candidate]:
@@ -65,7 +75,8 @@ def _made_from(whole: Candidate, candidates: Sequence[Candidate]) -> list[Candid
 
 def _controlled(
     run: Run, profile: Profile, settings: QuantizeSettings, whole: Candidate
-) -> Candidate | None:
+) -> Candidate:
+    """Return the controlled candidate, or the float one with the reason why there is none."""
     exact = whole.evaluation("validation")
     assert exact is not None
     rows = calibration_rows(run, settings.calibration_samples)
@@ -76,6 +87,7 @@ def _controlled(
         "seed": run.recipe.seed,
         "host": describe_host().fingerprint,  # whose times decide what goes back to float
         "threads": profile.runtime.threads,
+        "batch": run.recipe.measure.batch if run.recipe.measure else 1,
     }
     terms = Terms(
         settings.max_drop,
@@ -95,10 +107,14 @@ def _controlled(
         return control(whole.model, run.task.train.take(rows).inputs, folder, form, terms)
 
     network = whole.label.removesuffix("-fp32")
-    found = run.store.once(CONTROL, Controlled, key, make, title=f"control {network}'s int8")
+    try:
+        found = run.store.once(CONTROL, Controlled, key, make, title=f"control {network}'s int8")
+    except NothingToDoError as nothing:
+        run.store.say(f"quantize: {_left_out(whole, str(nothing))}")
+        return whole
     if found.model is None:
-        run.store.say(f"quantize: {network}-{SCHEME} left out: {found.reason}")
-        return None
+        run.store.say(f"quantize: {_left_out(whole, found.reason)}")
+        return replace(whole, control=found)
     parity = int8_parity(run, whole, found.model)
     candidate = candidate_of(f"{network}-{SCHEME}", found.model, SCHEME, parity)
     return scored(run, replace(candidate, control=found), "validation")

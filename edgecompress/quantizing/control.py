@@ -10,13 +10,16 @@ from __future__ import annotations
 import tempfile
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
+from math import inf
 from pathlib import Path
-from typing import get_args
+from typing import Any, get_args
 
 import numpy as np
 import onnx
+from numpy.typing import NDArray
 from onnx import ModelProto
 
+from edgecompress.errors import ModelError
 from edgecompress.graphs import labels_of, tidy
 from edgecompress.quantization import Repair
 from edgecompress.quantizing.calibration import calibration_sample
@@ -120,13 +123,14 @@ def _controlled(bench: _Bench, prepared: ModelProto) -> _Found:
 
 def _repaired(bench: _Bench, plan: _Plan) -> _Plan:
     """Return the plan with every repair that lowers the error of the network's output."""
-    error = bench.output_error(plan)
+    exact = bench.answers(plan.source)
+    error = bench.output_error(plan, exact)
     for repair in bench.terms.repairs:
         source = bench.evened(plan.source, repair)
         if source is None:
             continue
         tried = _Plan(source, (*plan.repairs, repair))
-        now = bench.output_error(tried)
+        now = bench.output_error(tried, exact)
         if now < error:
             plan, error = tried, now
     return plan
@@ -193,12 +197,12 @@ class _Bench:
         if len(self.losses) >= self.terms.most:
             return None
         try:
-            int8 = self.made(plan)
-        except NothingToDoError:  # of these float nodes the quantizer makes nothing
+            int8 = self._written(self.made(plan), "int8.onnx")
+            loss = self.terms.evaluate(int8)
+        except (NothingToDoError, ModelError) as error:  # of no use with these nodes in float
             if not self.losses:
-                raise
+                raise NothingToDoError(str(error)) from error
             return False
-        loss = self.terms.evaluate(self._written(int8, "int8.onnx"))
         self.losses.append((plan, loss))
         return loss <= self.terms.allowed
 
@@ -208,10 +212,19 @@ class _Bench:
         known = {(p.repairs, p.keep_float): loss for p, loss in self.losses}
         return known.get(key, self.losses[0][1])
 
-    def output_error(self, plan: _Plan) -> float:
-        """Return the mean squared error of the network's output on the samples put aside."""
-        exact = run(self._written(plan.source, "source.onnx"), self.aside)
-        outputs = run(self._written(self.made(plan), "int8.onnx"), self.aside)
+    def answers(self, model: ModelProto) -> NDArray[Any]:
+        """Return a model's output on the samples put aside."""
+        return run(self._written(model, "answering.onnx"), self.aside)
+
+    def output_error(self, plan: _Plan, exact: NDArray[Any]) -> float:
+        """Return the mean squared error of the network's output on the samples put aside.
+
+        It is infinite where the quantizer makes nothing usable of the plan.
+        """
+        try:
+            outputs = self.answers(self.made(plan))
+        except (NothingToDoError, ModelError):
+            return inf
         return float(np.square(outputs - exact, dtype=np.float64).mean())
 
     def costs(self, source: ModelProto, int8: ModelProto) -> Mapping[str, float]:
