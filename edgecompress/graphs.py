@@ -98,7 +98,7 @@ def labels_of(model: ModelProto) -> tuple[str, ...]:
 def _labels(text: str) -> tuple[str, ...]:
     try:
         found = json.loads(text)
-    except ValueError:
+    except (ValueError, RecursionError):  # lists in lists in lists
         return ()
     return tuple(map(str, found)) if isinstance(found, list) else ()
 

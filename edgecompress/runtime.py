@@ -207,6 +207,8 @@ def read_npz(path: Path, option: str) -> dict[str, NDArray[Any]]:
             return dict(file)
     except _UNREADABLE as error:
         raise DataError(f"{option} {path}: not a readable npz file: {_one_line(error)}") from error
+    except MemoryError as error:
+        raise DataError(f"{option} {path}: holds more than fits into memory; give less") from error
 
 
 def check_array(array: NDArray[Any], tensor: TensorFacts, option: str) -> NDArray[Any]:

@@ -152,7 +152,30 @@ def test_weights_that_are_inputs_too_do_not_stop_the_ort_form(folder, capsys):
     assert bundled(capsys)["ort"]["file"] == "model.ort"
 
 
-@pytest.mark.parametrize("value", ['"ab', '{"0": "cat"}', "[1, 2]", '["only", "two"]'])
+@pytest.mark.parametrize(
+    ("kind", "width", "labels", "row", "said"),
+    [
+        ("multilabel", 3, ["red", "green", "blue"], [2.0, -1.0, 1.0], "red, blue"),
+        ("binary", 1, ["ham", "spam"], [2.0], "spam"),
+        ("classification", 3, ["a", "b", "c"], [1.0, 2.0, 0.0], "b"),
+        ("binary", 3, ["ham", "spam"], [2.0, 1.0, 1.0], "2 1 1"),  # no labels of this output
+    ],
+)
+def test_a_file_that_says_its_kind_is_answered_so(folder, capsys, kind, width, labels, row, said):
+    given, made = (tiny_models.value(name, "n", width) for name in "xy")
+    graph = helper.make_graph([helper.make_node("Identity", ["x"], ["y"])], "g", [given], [made])
+    tiny_models.save(graph, Path("model.onnx"))
+    changed(lambda m: m.metadata_props.add(key="labels", value=json.dumps(labels)))
+    changed(lambda m: m.metadata_props.add(key="kind", value=kind))
+    assert bundled(capsys)["kind"] == kind
+    np.savez("rows.npz", x=np.array([row], np.float32))
+    done = run_snippet(Path("edgecompress-bundle").absolute(), str(Path("rows.npz").absolute()))
+    assert done.stdout == f"{said}\n", done.stderr
+
+
+@pytest.mark.parametrize(
+    "value", ["[" * 100_000, '"ab', '{"0": "cat"}', "[1, 2]", '["only", "two"]']
+)
 def test_labels_written_otherwise_are_left_out(folder, capsys, value):
     changed(lambda m: m.metadata_props.add(key="labels", value=value))
     assert main(["bundle", "model.onnx"]) == 0
@@ -177,6 +200,7 @@ def test_bad_use_is_one_line(folder, capsys):
     Path("file").write_text("")
     for arguments, words in (
         (["--out", "mine"], "--out mine: holds other files, which a bundle would replace; give a"),
+        (["--out", "."], "--out .: is the folder that you are in; give a new folder"),
         (["--out", "file"], "--out file: is a file; give the name of a folder"),
         (
             ["--data", "data.npz", "--shape", "x:1x8"],

@@ -95,6 +95,9 @@ def test_it_is_scored_measured_and_bundled_as_it_ships(report: Report) -> None:
     manifest = json.loads((bundle / "manifest.json").read_text())
     assert manifest["inputs"][0]["type"] == "tensor(uint8)"
     assert not (bundle / "normalization.json").exists()  # nothing is left for the app to do
+    card = (bundle / "README.md").read_text("utf-8")
+    assert "to `probabilities`: one number for each of 3 classes (left, right, below)" in card
+    assert "raw values as they are: normalizing them is inside.\nIt answers `softmax(logi" in card
 
 
 def test_a_check_scores_a_folded_file_on_the_tasks_samples(report: Report) -> None:

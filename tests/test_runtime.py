@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import zipfile
 from pathlib import Path
 
 import numpy as np
@@ -135,6 +136,14 @@ def test_unreadable_npz(mlp: Path, tmp_path: Path, content: bytes) -> None:
     (tmp_path / "bad.npz").write_bytes(content)
     with pytest.raises(DataError, match=r"--inputs .*bad\.npz: not a readable npz file"):
         make_inputs(admit(mlp), None, tmp_path / "bad.npz")
+
+
+def test_npz_that_claims_more_than_memory_holds(mlp: Path, tmp_path: Path) -> None:
+    claimed = {"descr": "<f4", "fortran_order": False, "shape": (2**48, 8)}
+    with zipfile.ZipFile(tmp_path / "bomb.npz", "w") as archive, archive.open("x.npy", "w") as file:
+        np.lib.format.write_array_header_1_0(file, claimed)
+    with pytest.raises(DataError, match=r"--inputs .*bomb\.npz: holds more than fits into memory"):
+        make_inputs(admit(mlp), None, tmp_path / "bomb.npz")
 
 
 def test_npz_with_pickled_objects_runs_no_code(mlp: Path, tmp_path: Path) -> None:

@@ -65,6 +65,8 @@ def _refuse_other_folders(out: Path) -> None:
     """Refuse to put a bundle in the place of what is none."""
     from edgecompress.exporting.bundle import holds_other_files
 
+    if out.resolve() == Path.cwd():
+        raise UsageError(f"--out {out}: is the folder that you are in; give a new folder")
     if out.is_symlink():
         raise UsageError(f"--out {out}: is a link; give the folder that it leads to")
     if out.is_dir() and holds_other_files(out):

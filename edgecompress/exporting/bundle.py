@@ -12,6 +12,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import numpy as np
+import onnx
 
 from edgecompress import __version__
 from edgecompress.errors import ModelError
@@ -23,6 +24,7 @@ from edgecompress.exporting.download import download_bytes
 from edgecompress.exporting.golden import Golden, answers_of, record
 from edgecompress.exporting.mobile import LEVEL, make_mobile
 from edgecompress.exporting.snippets import write_snippets
+from edgecompress.graphs import about_of
 from edgecompress.records import Artifact, Candidate, OnnxModel
 from edgecompress.runtime import main_output, session
 from edgecompress.store import artifact, library_version, replace_folder, write_atomic
@@ -91,7 +93,8 @@ def _fill(folder: Path, chosen: Candidate, contents: BundleContents) -> Made:
     golden = _golden(model, chosen, contents)
     write_atomic(folder / golden_calls.FILE, golden.to_bytes())
     mobile = make_mobile(model, folder, golden)
-    made = Made(golden, mobile, library_version("onnxruntime"), _facts(folder))
+    about = about_of(onnx.load(model.path))
+    made = Made(golden, mobile, library_version("onnxruntime"), about, _facts(folder))
     _write(folder, _texts(contents, made))
     made = dataclasses.replace(made, files=_facts(folder))
     _write(folder, {"README.md": model_card(contents, made)})

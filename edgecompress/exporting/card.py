@@ -101,6 +101,10 @@ def _use(contents: BundleContents, made: Made) -> Iterator[str]:
     where = f"; for devices like {_code(report.profile)}" if report.profile else ""
     output = _code(made.golden.output)
     yield f"Task {_code(report.task)}: from {shapes} to {output}: {answer}{where}."
+    if made.about.raw:
+        yield "It takes raw values as they are: normalizing them is inside."
+    if made.about.answer:
+        yield f"It answers {_code(made.about.answer)}."
     if contents.normalization:
         yield "Its inputs are normalized first, as `normalization.json` says."
     if contents.tokenizer is not None:

@@ -8,6 +8,7 @@ from dataclasses import dataclass, field
 
 from edgecompress.exporting.golden import Golden
 from edgecompress.exporting.mobile import Mobile
+from edgecompress.graphs import About
 from edgecompress.records import Kind, Report
 from edgecompress.tasks.task import Arrays, Normalization
 from edgecompress.tasks.tokenizers import Tokenizer
@@ -59,11 +60,15 @@ class FileFacts:
 
 @dataclass(frozen=True)
 class Made:
-    """Hold what stands in the bundle before its card and its bill of materials are written."""
+    """Hold what stands in the bundle before its card and its bill of materials are written.
+
+    `about` is what the model's file says of itself.
+    """
 
     golden: Golden
     mobile: Mobile
     runtime_version: str
+    about: About
     files: Mapping[str, FileFacts]
 
     @property

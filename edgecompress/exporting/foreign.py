@@ -11,8 +11,8 @@ from edgecompress.admission import messages
 from edgecompress.errors import ModelError
 from edgecompress.exporting.contents import BundleContents, one_line
 from edgecompress.exporting.golden import rows_as_calls
-from edgecompress.graphs import labels_of
-from edgecompress.records import Candidate, Evaluation, OnnxModel, Report, Verdict
+from edgecompress.graphs import About, about_of
+from edgecompress.records import Candidate, Evaluation, Kind, OnnxModel, Report, Verdict
 from edgecompress.runtime import ModelFacts
 from edgecompress.store import artifact, library_version, write_atomic
 from edgecompress.tasks.task import Arrays
@@ -36,10 +36,9 @@ def foreign_contents(
 
     `made_up` says that the calls are: the card then says so too.
     """
-    model, labels = _portable(facts.model, scratch / "model.onnx")
+    model, about = _portable(facts.model, scratch / "model.onnx")
     label = one_line(label)
-    fits = facts.outputs[0].shape[-1:] in ((None,), (len(labels),))
-    names = labels if fits else ()
+    names = about.labels if _fit(about, facts.outputs[0].shape) else ()
     candidate = Candidate(label, model, _scheme(facts), None, tuple(evaluations), None, None)
     report = Report(
         verdict=Verdict("inconclusive", (), "not judged; `edgecompress check` judges it"),
@@ -57,8 +56,15 @@ def foreign_contents(
         notes=(_MADE_UP,) * made_up,
         folder=scratch,
     )
-    known = names or evaluations
-    return BundleContents(report, tuple(calls), names, kind="classification" if known else None)
+    guessed: Kind | None = "classification" if names or evaluations else None
+    return BundleContents(report, tuple(calls), names, kind=about.kind or guessed)
+
+
+def _fit(about: About, shape: tuple[int | None, ...]) -> bool:
+    """Return whether a model's labels can be those of its output."""
+    axis = slice(1, 2) if about.kind == "tokens" else slice(-1, None)
+    count = 1 if about.kind == "binary" else len(about.labels)
+    return shape[axis] in ((None,), (count,)) and (about.kind != "binary" or len(about.labels) == 2)
 
 
 def calls_of(facts: ModelFacts, samples: Arrays) -> tuple[Arrays, ...]:
@@ -67,8 +73,8 @@ def calls_of(facts: ModelFacts, samples: Arrays) -> tuple[Arrays, ...]:
     return rows_as_calls(samples, CALLS, max(fixed, default=1))
 
 
-def _portable(given: OnnxModel, path: Path) -> tuple[OnnxModel, tuple[str, ...]]:
-    """Write the model as one file that says nothing of where it was made; return its labels too.
+def _portable(given: OnnxModel, path: Path) -> tuple[OnnxModel, About]:
+    """Write the model as one file that says nothing of where it was made; return what it says.
 
     A file that is so already keeps its bytes.
     """
@@ -84,16 +90,7 @@ def _portable(given: OnnxModel, path: Path) -> tuple[OnnxModel, tuple[str, ...]]
     data = given.path.read_bytes()
     whole = onnx.ModelProto.FromString(data)
     write_atomic(path, data if whole == model else model.SerializeToString(deterministic=True))
-    return artifact(path, OnnxModel), _labels(original)
-
-
-def _labels(model: onnx.ModelProto) -> tuple[str, ...]:
-    """Return the class names in the model's metadata; none where they are written otherwise."""
-    try:
-        found = labels_of(model)
-    except (ValueError, TypeError):
-        return ()
-    return found if all(isinstance(name, str) for name in found) else ()
+    return artifact(path, OnnxModel), about_of(original)
 
 
 def _scheme(facts: ModelFacts) -> str:
