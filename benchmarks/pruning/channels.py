@@ -2,7 +2,7 @@
 
     python benchmarks/pruning/channels.py --data DIR [--seconds 600] [--folder DIR]
 
-DIR holds `fashion_mnist/fashion_mnist.npz` and `har_phone/har_phone.npz`. Three architectures are
+DIR holds `fashion_mnist/fashion_mnist.npz` and `har_phone/har_phone.npz`. Five architectures are
 trained on real data and pruned to half their own p50 in ONNX Runtime three ways, with five seeds:
 
 - ours: widths by the latency search, channels by importance;
@@ -48,7 +48,7 @@ from edgecompress.teachers.weights import load_weights_
 HERE = Path(__file__).parent
 ASKED, WINDOW, REDRAWS = 0.5, 0.05, 5
 SEEDS = (0, 1, 2, 3, 4)
-TIMES = {"residual": 1, "mobilenet_v2": 2, "conv_1d": 6}
+TIMES = {"residual": 1, "mobilenet_v2": 2, "conv_1d": 6, "vgg": 3, "mobilenet_v1": 2}
 WAYS = ("ours", "random widths, ranked channels", "random")
 TRAIN, TEST, BATCH = 3_000, 3_000, 64
 EPOCHS, RATE, TUNING, TUNING_RATE = 5, 4e-3, 1, 1e-3
