@@ -123,7 +123,8 @@ def _sum(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
 
 def _length(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
     along, stay = _reduced(a, x, axes)
-    return torch.linalg.vector_norm(x, dim=along, keepdim=stay)
+    length: Tensor = torch.linalg.vector_norm(x, dim=along, keepdim=stay)
+    return length
 
 
 def _maximum(a: Attributes, x: Tensor, axes: Tensor | None = None) -> Tensor:
@@ -192,8 +193,8 @@ def _slice(
 def _split(a: Attributes, x: Tensor, sizes: Tensor | None = None) -> Sequence[Tensor]:
     axis = a.get("axis", 0)
     if sizes is not None:
-        return x.split(sizes.tolist(), axis)
-    return x.split(math.ceil(x.shape[axis] / a["num_outputs"]), axis)
+        return torch.split(x, sizes.tolist(), axis)
+    return torch.split(x, math.ceil(x.shape[axis] / a["num_outputs"]), axis)
 
 
 def _gather(a: Attributes, x: Tensor, rows: Tensor) -> Tensor:
