@@ -223,21 +223,26 @@ def test_int8_ships_beside_what_real_kernels_answer(kits: Kits, tmp_path: Path) 
 # --- in a check
 
 
-def spread_of_file(folder: Path, samples: Samples | None, limit: float | None = 0.1) -> Verdict:
+def spread_of_file(
+    folder: Path, samples: Samples | None, limit: float | None = 0.1, said: list[str] | None = None
+) -> Verdict:
     """Return what a check says of a tiny model's spread, on android-cpu's fleet."""
     facts = admit(tiny_models.save_mlp(folder / "model.onnx"))
     accept = AcceptSettings(max_drop=0.1, max_isa_spread=limit, isa_samples=40)
     profile = load_profile("android-cpu")
-    return spreading.with_isa_spread(Verdict("pass", (), ""), facts, profile, accept, samples)
+    tell = (said if said is not None else []).append
+    return spreading.with_isa_spread(Verdict("pass", (), ""), facts, profile, accept, samples, tell)
 
 
 @pytest.mark.usefixtures("imitated")
 def test_a_check_judges_the_spread_that_its_recipe_limits(tmp_path: Path) -> None:
     x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
-    verdict = spread_of_file(tmp_path, Samples("here", {"x": x}, np.zeros(60, np.int64)), 0.5)
+    samples, said = Samples("here", {"x": x}, np.zeros(60, np.int64)), list[str]()
+    verdict = spread_of_file(tmp_path, samples, 0.5, said)
     (check,) = verdict.checks
     assert (check.budget, check.status, check.value) == ("isa_spread", "pass", 0.0)
     assert "paired on 40 samples" in check.reason
+    assert said == [f"model.onnx: scoring on {name}" for name in ("cortex-a53", "cortex-a76")]
 
 
 def test_a_check_without_labels_or_limit_says_so_or_nothing(tmp_path: Path) -> None:

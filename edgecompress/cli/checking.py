@@ -94,7 +94,7 @@ def check_models(
         {m.label: m.facts.model for m in counted}, {m.label: m.inputs for m in counted}
     )
     return [
-        _report(model, profile, terms, measured[terms.place(profile)], (scored, work))
+        _report(model, profile, terms, measured[terms.place(profile)], (scored, work), say)
         for model in models
         for profile in profiles
     ]
@@ -160,6 +160,7 @@ def _report(
     terms: Terms,
     measured: Mapping[str, Measurement],
     known: tuple[Mapping[str, Evaluation | None], Mapping[str, Features | str]],
+    say: Say,
 ) -> Report:
     """Judge one model on one profile; `known` are the models' scores and their work."""
     scored, work = known
@@ -173,7 +174,7 @@ def _report(
         device=found if terms.target != HOST else None,
     )
     verdict = judge(profile, evidence, terms.accept, terms.settings.processes)
-    verdict = with_isa_spread(verdict, model.facts, profile, terms.accept, terms.samples)
+    verdict = with_isa_spread(verdict, model.facts, profile, terms.accept, terms.samples, say)
     return Report(
         verdict=_with_baseline(verdict, model, profile, terms, measured, scored),
         profile=profile.name,

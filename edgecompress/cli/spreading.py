@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from edgecompress.bounds import conclude, unknown
 from edgecompress.cli.data import Samples, as_scored, inputs_for
 from edgecompress.measuring.host import describe_host, fleet_of
@@ -15,6 +17,8 @@ from edgecompress.verifying.emulators import Kits, default_cache
 from edgecompress.verifying.fleet import Member, answers, members
 from edgecompress.verifying.golden import evenly
 
+Say = Callable[[str], None]
+
 
 def with_isa_spread(
     verdict: Verdict,
@@ -22,11 +26,12 @@ def with_isa_spread(
     profile: Profile,
     accept: AcceptSettings | None,
     samples: Samples | None,
+    say: Say,
 ) -> Verdict:
     """Return the verdict with a check of the spread over the profile's fleet, where it is asked."""
     if accept is None or accept.max_isa_spread is None:
         return verdict
-    check = _check(facts, profile, accept, accept.max_isa_spread, samples)
+    check = _check(facts, profile, accept, samples, say)
     return conclude([*verdict.checks, check])
 
 
@@ -34,9 +39,11 @@ def _check(
     facts: ModelFacts,
     profile: Profile,
     accept: AcceptSettings,
-    limit: float,
     samples: Samples | None,
+    say: Say,
 ) -> BudgetCheck:
+    limit = accept.max_isa_spread
+    assert limit is not None
     if samples is None or samples.labels is None:
         return unknown(NAME, "", limit, "not scored; give data with labels")
     metric, kits = samples.metric, Kits(default_cache())
@@ -45,6 +52,7 @@ def _check(
     part = {name: array[rows] for name, array in inputs_for(facts, samples).items()}
 
     def scores_on(member: Member) -> tuple[float, ...]:
+        say(f"{facts.model.path.name}: scoring on {member.name}")
         found = answers(member, kits, facts, part, PATIENCE_S)
         return evaluate(metric, as_scored(facts, samples, found), labels, "test").scores
 
