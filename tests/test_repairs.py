@@ -292,6 +292,21 @@ def test_the_descent_never_ends_above_its_start(seed: int) -> None:
     assert np.abs(best).max() <= 5
 
 
+def test_the_descent_in_blocks_is_that_of_one_input_at_a_time() -> None:
+    rng = np.random.default_rng(0)
+    x = rng.normal(size=(1, 300, 150)) @ rng.normal(size=(1, 150, 150))
+    moments = x.transpose(0, 2, 1) @ x
+    wanted = rng.normal(0, 20, (1, 8, 150))
+    whole = np.rint(wanted)
+    best = descend(wanted, whole, moments, (-60, 60))
+    for _ in range(3):
+        for i in range(150):
+            slope = (wanted - whole) @ moments[0, :, i]
+            moved = np.rint(whole[..., i] + slope / moments[0, i, i])
+            whole[..., i] = np.clip(moved, -60, 60)
+    assert np.array_equal(best, whole)
+
+
 def test_rounding_keeps_the_reduced_range(tmp_path: Path) -> None:
     model = chain()
     int8 = int8_of(model, PICTURES, tmp_path, StaticForm(reduce_range=True))

@@ -25,11 +25,11 @@ from edgecompress.verdict import all_int8_loses, score_drop
 
 Say = Callable[[str], None]
 SCHEME = "int8-controlled"
-_HELD = 4  # every so-manieth sample is held out
+_HELD = 4  # one sample in so many is held out, drawn at random: classes may take turns
 
 
 def held_out(source: OpenModel, given: Samples) -> tuple[Samples, Samples | None, tuple[str, ...]]:
-    """Return the samples to calibrate on, each fourth to score on, and why there are none such.
+    """Return the samples to calibrate on, a fourth to score on, and why there are none such.
 
     Where labels can score the model, a fourth is held out; else every sample calibrates.
     """
@@ -39,7 +39,7 @@ def held_out(source: OpenModel, given: Samples) -> tuple[Samples, Samples | None
         check_samples(source.facts, given)
     except DataError as error:
         return given, None, (f"int8 is not scored: {error}",)
-    held = np.arange(len(given.labels)) % _HELD == _HELD - 1
+    held = np.random.default_rng(0).permutation(len(given.labels)) % _HELD == 0
     return _only(given, ~held), _only(given, held), ()
 
 

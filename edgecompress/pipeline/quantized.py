@@ -24,7 +24,7 @@ from edgecompress.runtime import run as run_model
 from edgecompress.store import StageCode
 
 _ONNX = ("onnx", "onnxruntime")
-QUANTIZE = StageCode("quantize", ("quantizing", "graphs.py"), _ONNX)
+QUANTIZE = StageCode("quantize", ("quantizing", "graphs.py", "runtime.py"), (*_ONNX, "numpy"))
 PARITY = StageCode(
     "parity",
     ("exporting/parity.py", "exporting/differing.py", "tasks/inspection.py", "runtime.py"),

@@ -166,7 +166,8 @@ class _Bench:
 
     def __init__(self, scratch: Path, sample: Arrays, form: StaticForm, terms: Terms) -> None:
         self.scratch, self.form, self.terms = scratch, form, terms
-        aside = np.arange(len(next(iter(sample.values())))) % _ASIDE == 0
+        count = len(next(iter(sample.values())))
+        aside = np.random.default_rng(0).permutation(count) % _ASIDE == 0
         self.fit = {name: array[~aside] for name, array in sample.items()}
         self.aside = {name: array[aside] for name, array in sample.items()}
         self.losses: list[tuple[_Plan, float]] = []

@@ -50,7 +50,7 @@ def is_product_heavy(model: ModelProto) -> bool:
 
 
 def has_depthwise(model: ModelProto) -> bool:
-    """Return whether a convolution has as many groups as input channels, and more than one."""
+    """Return whether a convolution works on groups of channels, as a depthwise one does."""
     return any(
         node.op_type == "Conv"
         and any(a.name == "group" and get_attribute_value(a) > 1 for a in node.attribute)

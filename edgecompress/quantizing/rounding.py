@@ -30,6 +30,7 @@ _SAMPLES = 256
 _ROWS = 4096  # of a layer's inputs; more hardly move the second moments
 _MOST_INPUTS = 1536  # of one output; the descent takes time with their square
 _SWEEPS = 3
+_BLOCK = 64  # inputs after which all others learn of what has moved
 _DAMPING = 0.01  # of the mean second moment: inputs that hardly vary pull no weight far
 
 
@@ -86,11 +87,16 @@ def descend(wanted: Floats, start: Floats, moments: Floats, limits: tuple[float,
     whole = start.copy()
     slope = (wanted - whole) @ moments
     for _ in range(_SWEEPS):
-        for i in range(whole.shape[2]):
-            ideal = whole[..., i] + slope[..., i] / moments[:, None, i, i]
-            moved = np.clip(np.rint(ideal), *limits) - whole[..., i]
-            whole[..., i] += moved
-            slope -= moved[..., None] * moments[:, None, i, :]
+        for first in range(0, whole.shape[2], _BLOCK):
+            block = slice(first, first + _BLOCK)
+            now, within = whole[..., block], moments[:, block, block]
+            before, here = now.copy(), slope[..., block].copy()
+            for i in range(now.shape[2]):
+                ideal = now[..., i] + here[..., i] / within[:, None, i, i]
+                moved = np.clip(np.rint(ideal), *limits) - now[..., i]
+                now[..., i] += moved
+                here -= moved[..., None] * within[:, None, i, :]
+            slope -= (now - before) @ moments[:, block]
     return whole
 
 
