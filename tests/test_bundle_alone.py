@@ -32,11 +32,12 @@ def ended(*words: object, folder: Path) -> str:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Path:
     """Return the Python of a new environment with onnxruntime, numpy and what those need."""
     folder = tmp_path_factory.mktemp("alone")
-    ended(sys.executable, "-m", "venv", folder / "venv", folder=folder)
+    ended(sys.executable, "-m", "venv", "--without-pip", folder / "venv", folder=folder)
     python = folder / "venv/bin/python"
+    pip = (sys.executable, "-m", "pip", "--python", python)  # ours: it need not be copied there
     wanted = [f"{name}=={metadata.version(name)}" for name in ("onnxruntime", "numpy")]
-    ended(python, "-m", "pip", "install", "--quiet", *wanted, folder=folder)
-    listed = json.loads(ended(python, "-m", "pip", "list", "--format", "json", folder=folder))
+    ended(*pip, "install", "--quiet", *wanted, folder=folder)
+    listed = json.loads(ended(*pip, "list", "--format", "json", folder=folder))
     names = {entry["name"].lower() for entry in listed}
     assert {"onnxruntime", "numpy"} <= names
     assert not names & {"edgecompress", "torch", "onnx", "pydantic", "scipy"}
