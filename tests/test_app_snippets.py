@@ -30,6 +30,7 @@ from edgecompress.tasks.tokenizers import Tokenizer, from_json
 
 APPS = Path(__file__).with_name("apps")
 COMPILER = "org.jetbrains.kotlin.cli.jvm.K2JVMCompiler"
+BRIEF = ("-XX:TieredStopAtLevel=1", "-XX:+UseSerialGC")  # a compiler that ends in seconds
 NPM_PACKAGE = "kotlin-compiler@2.4.20"
 ENVIRONMENT = {
     **os.environ,
@@ -73,7 +74,7 @@ def kotlin(tmp_path_factory: pytest.TempPathFactory) -> Build:
     def build(made: Bundle, app: str, out: Path) -> Sequence[str]:
         sources = [*sorted(made.folder.glob("*.kt")), APPS / "kotlin" / f"{app}.kt"]
         options = ["-no-stdlib", "-no-reflect", "-Werror", "-cp", f"{library}:{standins}"]
-        done(["java", "-cp", f"{jars}/*", COMPILER, *options, "-d", out, *sources])
+        done(["java", *BRIEF, "-cp", f"{jars}/*", COMPILER, *options, "-d", out, *sources])
         return ["java", "-cp", f"{out}:{library}:{standins}", f"{app}Kt"]
 
     return build
