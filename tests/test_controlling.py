@@ -12,7 +12,10 @@ import torch
 from command_line import document
 
 from benchmarks.quantization.hard_nets import digits, hard_model
+from edgecompress.cli.controlling import held_out
+from edgecompress.cli.data import Samples
 from edgecompress.cli.main import main
+from edgecompress.cli.models import open_models
 
 STATIC = 'quantize.schemes=["static"]'
 ARGUMENTS = ["quantize", "hard.onnx", "--data", "data.npz", "--set", STATIC, "--set"]
@@ -81,3 +84,12 @@ def test_labels_that_cannot_score_the_model_are_left_aside_with_a_word(inside, c
         "int8 is not scored: --data data.npz: labels: given float64 of shape (450,), expected "
         "whole numbers of shape (samples,)"
     ]
+
+
+def test_what_is_held_out_has_every_class_even_where_they_take_turns(inside: Path) -> None:
+    turns = np.arange(400) % 4
+    given = Samples("data.npz", {"x": np.zeros((400, 1, 8, 8), np.float32)}, turns)
+    fit, held, notes = held_out(open_models([inside / "hard.onnx"])[0], given)
+    assert held and held.labels is not None and fit.labels is not None
+    assert (len(fit.labels), len(held.labels), notes) == (300, 100, ())
+    assert set(held.labels) == set(fit.labels) == {0, 1, 2, 3}
