@@ -6,12 +6,17 @@ import os
 import shutil
 from functools import partial
 
+import hypothesis
 import pytest
 import tiny_models
 
 from edgecompress.errors import EdgecompressError
 from edgecompress.recipe import MeasureSettings
 from edgecompress.verifying.emulators import Kits, default_cache, obstacle, set_up
+
+# How long an example takes says how busy the machine is, not whether the code is right.
+hypothesis.settings.register_profile("edgecompress", deadline=None)
+hypothesis.settings.load_profile("edgecompress")
 
 
 @pytest.fixture
