@@ -5,17 +5,11 @@ from __future__ import annotations
 from pathlib import Path
 
 from edgecompress.pipeline.answer import prove, settle
-from edgecompress.pipeline.aware import aware_candidate
-from edgecompress.pipeline.candidates import (
-    export_network,
-    scored,
-    teacher_candidate,
-)
-from edgecompress.pipeline.controlled import controlled
+from edgecompress.pipeline.candidates import teacher_candidate
 from edgecompress.pipeline.delivery import deliver
-from edgecompress.pipeline.folding import check_export, folded_candidate
+from edgecompress.pipeline.folding import check_export
+from edgecompress.pipeline.forms import forms_of
 from edgecompress.pipeline.narrowing import narrowed
-from edgecompress.pipeline.quantized import quantize_candidate
 from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.students import find_student
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
@@ -44,14 +38,7 @@ def compress(
         student = train_student(run, teacher, found)
         pruned = prune_student(run, student, teacher, profile)
         networks = tuple(network for network in (student, pruned) if network is not None)
-
-        floats = tuple(export_network(run, n, f"{n.label}-fp32") for n in networks)
-        int8 = tuple(small for whole in floats for small in quantize_candidate(run, profile, whole))
-        int8 += tuple(one for f in floats for one in aware_candidate(run, profile, teacher, f))
-        plain = tuple(scored(run, one, "validation") for one in (*floats, *int8))
-        plain = controlled(run, profile, plain)
-        whole = (folded_candidate(run, profile, one) for one in plain)
-        candidates = tuple(scored(run, one, "validation") for one in whole)
+        candidates = forms_of(run, profile, teacher, networks)
         reference = teacher_candidate(run, teacher)
 
         choice = settle(run, profile, candidates, reference, teacher)
