@@ -24,7 +24,6 @@ from edgecompress.errors import ModelError
 from edgecompress.measuring.counting import count
 from edgecompress.recipe import MeasureSettings
 from edgecompress.runtime import admit
-from edgecompress.verifying.emulators import Kits, default_cache
 from edgecompress.verifying.machines import native
 
 LIGHT = Path(onnx.__file__).parent / "backend/test/data/light"
@@ -167,11 +166,10 @@ def test_a_refusal_is_one_line(make: Callable[[], Foreign], tmp_path: Path) -> N
 
 
 @pytest.mark.slow
+@pytest.mark.usefixtures("kits")
 @pytest.mark.parametrize("make", USUAL[:2], ids=lambda make: make.__name__)
 def test_two_are_verified_on_a_real_emulator(
     make: Callable[[], Foreign], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    if not Kits(default_cache()).ready("arm64"):
-        pytest.skip("no emulator is set up; run 'edgecompress verify --set-up --isa arm64'")
     assert main(save(make(), tmp_path)["verify"]) == 0
     assert "PASS" in capsys.readouterr().out

@@ -9,9 +9,7 @@ from onnx import ModelProto
 from onnxruntime.quantization import QuantType, quantize_dynamic
 
 from edgecompress.quantizing.prepared import (
-    NothingToDoError,
-    one_line,
-    quiet,
+    quantizer,
     require_weights,
     small_products,
     stacked_products,
@@ -31,21 +29,16 @@ def dynamic_int8(prepared: Path, per_channel: bool, reduce_range: bool) -> Model
     stacked = stacked_products(source) if per_channel else []
     require_weights(source, set(_OPERATORS), "dynamic", stacked)
     result = prepared.with_name("dynamic.onnx")
-    try:
-        with quiet():
-            quantize_dynamic(
-                prepared,
-                result,
-                op_types_to_quantize=list(_OPERATORS),
-                per_channel=per_channel,
-                reduce_range=reduce_range,
-                weight_type=QuantType.QInt8,
-                nodes_to_exclude=[*small_products(source), *stacked],
-            )
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise NothingToDoError(f"ONNX Runtime's quantizer failed: {one_line(error)}") from error
+    with quantizer():
+        quantize_dynamic(
+            prepared,
+            result,
+            op_types_to_quantize=list(_OPERATORS),
+            per_channel=per_channel,
+            reduce_range=reduce_range,
+            weight_type=QuantType.QInt8,
+            nodes_to_exclude=[*small_products(source), *stacked],
+        )
     model = onnx.load(result)
     in_order_(model)
     return model

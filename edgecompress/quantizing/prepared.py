@@ -206,6 +206,21 @@ def quiet() -> Iterator[None]:
         logging.disable(level)
 
 
+@contextlib.contextmanager
+def quantizer() -> Iterator[None]:
+    """Call the quantizer within: quietly, and as NothingToDoError where it fails on the model.
+
+    What is the machine's fault passes: another time it may work.
+    """
+    try:
+        with quiet():
+            yield
+    except (OSError, MemoryError):
+        raise
+    except Exception as error:  # it raises bare exceptions of many kinds
+        raise NothingToDoError(f"ONNX Runtime's quantizer failed: {one_line(error)}") from error
+
+
 def one_line(error: BaseException) -> str:
     """Return an exception of the quantizer in one line."""
     return f"{type(error).__name__}: {' '.join(str(error).split())[:300]}"

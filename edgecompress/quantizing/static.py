@@ -17,9 +17,7 @@ from edgecompress.quantizing.calibration import Reader
 from edgecompress.quantizing.prepared import (
     PRODUCTS,
     SMALLEST_PRODUCT,
-    NothingToDoError,
-    one_line,
-    quiet,
+    quantizer,
     read_in_branches,
     require_weights,
     small_products,
@@ -83,34 +81,29 @@ def static_int8(
     keep_float = [*keep_float, *stacked, *read_in_branches(source)]
     require_weights(source, set(OPERATORS) & _WEIGHTY, "static", keep_float)
     result = prepared.with_name("static.onnx")
-    try:
-        with quiet():
-            known = {**_ranges(prepared, calibration, form), **(overrides or {})}
-            quantize_static(
-                prepared,
-                result,
-                Reader(calibration, source),
-                quant_format=QuantFormat.QDQ,
-                op_types_to_quantize=list(OPERATORS),
-                per_channel=form.per_channel,
-                reduce_range=form.reduce_range,
-                activation_type=_TYPES[form.activations],
-                weight_type=_TYPES[form.weights],
-                nodes_to_exclude=[*small_products(source), *keep_float],
-                calibrate_method=_METHODS[form.calibration],
-                extra_options={
-                    "CalibStridedMinMax": 1,  # one batch at a time: bounded memory
-                    # Kernels take one zero point for all channels: unsigned weights have 128.
-                    "WeightSymmetric": True,
-                    "TensorQuantOverrides": {
-                        name: [dict(one) for one in each] for name, each in known.items()
-                    },
+    with quantizer():
+        known = {**_ranges(prepared, calibration, form), **(overrides or {})}
+        quantize_static(
+            prepared,
+            result,
+            Reader(calibration, source),
+            quant_format=QuantFormat.QDQ,
+            op_types_to_quantize=list(OPERATORS),
+            per_channel=form.per_channel,
+            reduce_range=form.reduce_range,
+            activation_type=_TYPES[form.activations],
+            weight_type=_TYPES[form.weights],
+            nodes_to_exclude=[*small_products(source), *keep_float],
+            calibrate_method=_METHODS[form.calibration],
+            extra_options={
+                "CalibStridedMinMax": 1,  # one batch at a time: bounded memory
+                # Kernels take one zero point for all channels: unsigned weights have 128.
+                "WeightSymmetric": True,
+                "TensorQuantOverrides": {
+                    name: [dict(one) for one in each] for name, each in known.items()
                 },
-            )
-    except (OSError, MemoryError):
-        raise
-    except Exception as error:
-        raise NothingToDoError(f"ONNX Runtime's quantizer failed: {one_line(error)}") from error
+            },
+        )
     model = onnx.load(result)
     in_order_(model)
     return model
