@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import json
+from collections import Counter
 from pathlib import Path
 
 import numpy as np
+import onnx
+import onnxruntime
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -99,13 +102,68 @@ def test_the_calibration_models_are_always_the_same_and_run(tmp_path: Path) -> N
     for name, found in facts.items():
         assert np.isfinite(run(found.model, inputs[name])).all()
     work = read_features({n: f.model for n, f in facts.items()}, inputs)
-    main_work = [w.pointwise + w.depthwise for w in work.values() if isinstance(w, Features)]
-    assert len(main_work) == 3
+    counted = [found for found in work.values() if isinstance(found, Features)]
+    assert [found.int8 for found in counted] == [False, False, True]
     device = load_profile("android-cpu")
     for features in work.values():
         found = predict(here(), device, features)
         assert found is not None
         assert 3 < found.latency_ms.p50 < 100
+
+
+def test_the_int8_calibration_model_runs_in_8_bits(tmp_path: Path) -> None:
+    name = "calibration-int8.onnx"
+    path, inlined = tmp_path / name, tmp_path / "optimized.onnx"
+    path.write_bytes(calibration_models()[name])
+    options = onnxruntime.SessionOptions()
+    options.optimized_model_filepath = str(inlined)
+    options.log_severity_level = 3
+    onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    kinds = Counter(node.op_type for node in onnx.load(inlined).graph.node)
+    assert kinds["QLinearConv"] == 18
+    assert kinds["Conv"] == kinds["Relu"] == kinds["Concat"] == 0
+    assert kinds["QuantizeLinear"] == kinds["DequantizeLinear"] == 1  # at its ends
+
+
+def test_the_int8_calibration_model_answers_as_in_floats(tmp_path: Path) -> None:
+    path, plain = tmp_path / "int8.onnx", tmp_path / "floats.onnx"
+    path.write_bytes(calibration_models()["calibration-int8.onnx"])
+    onnx.save(without_pairs(onnx.load(path)), plain)
+    inputs = make_inputs(admit(path))
+    eight, floats = (run(admit(each).model, inputs) for each in (path, plain))
+    assert float(np.abs(eight - floats).mean()) < 0.05 * float(np.abs(floats).mean())
+
+
+def without_pairs(model: onnx.ModelProto) -> onnx.ModelProto:
+    """Return a model in which no activation is rounded; its weights stay as they were rounded."""
+    weights = {tensor.name for tensor in model.graph.initializer}
+    same: dict[str, str] = {}
+    kept = []
+    for node in model.graph.node:
+        given = [same.get(name, name) for name in node.input]
+        if node.op_type in ("QuantizeLinear", "DequantizeLinear") and node.input[0] not in weights:
+            same[node.output[0]] = given[0]
+            continue
+        node.input[:] = given
+        kept.append(node)
+    del model.graph.node[:]
+    model.graph.node.extend(kept)
+    model.graph.output[0].name = same[model.graph.output[0].name]
+    return model
+
+
+def test_three_floats_of_ones_own_calibrate_as_before(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    names = ("a.onnx", "b.onnx", "c.onnx")
+    for name in names:
+        save_mlp(Path(name))
+    pairs = [f"--calibrate={name}=2" for name in names]
+    assert main(["profiles", "new", "mine", "--from", "raspberry-pi-4", *pairs]) == 0
+    made = load_profile("mine.toml").prediction
+    assert made is not None
+    assert (made.runs, made.int8_pace) == (3, pytest.approx(1.35, abs=0.01))  # e ** 0.3: unknown
 
 
 def test_the_command_line_calibrates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -120,7 +178,8 @@ def test_the_command_line_calibrates(tmp_path: Path, monkeypatch: pytest.MonkeyP
     made = load_profile("mine.toml")
     assert made.name == "mine"
     assert made.prediction is not None
-    assert "calibrated by 3 models run there (calibration-attention 50 ms" in made.prediction.source
+    assert "calibrated by 3 models run there (calibration-dense 50 ms" in made.prediction.source
+    assert made.prediction.int8_pace < 1.3  # one of them is int8
     cost = {"latency_ms": {"p50": 50.0}, "threads": 1, "batch": 1}
     models = [{"path": str(folder / n), "device": None, "host": cost} for n in names]
     Path("there.json").write_text(json.dumps({"schema_version": 1, "models": models}))

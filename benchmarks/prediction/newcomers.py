@@ -13,7 +13,8 @@ from edgecompress.measuring.calibrating import KINDS, calibrated
 from edgecompress.measuring.features import Features
 from edgecompress.profiles import Costs, PredictionBasis
 
-# Chosen once, to spread over kinds of work, from what every device has run.
+# Chosen once, to spread over kinds of work, from what every device has run: the published models
+# most like those that `profiles calibration-models` writes.
 CALIBRATION = ("mobilenet_v2", "resnet18", "squeezenet_int8")
 
 

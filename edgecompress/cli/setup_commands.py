@@ -114,7 +114,10 @@ def calibration_models(
     ),
     force: options.Force = False,
 ) -> int:
-    """Write the three small models to run on a new device for 'profiles new --calibrate'."""
+    """Write the three small models to run on a new device for 'profiles new --calibrate'.
+
+    Two compute in floats, one in 8 bits.
+    """
     from edgecompress.measuring.calibration_models import calibration_models as make
 
     files = {out / name: content for name, content in make().items()}

@@ -1,8 +1,15 @@
-"""Make the three small models that a new device is calibrated with: always the same bytes."""
+"""Make the three small models that a new device is calibrated with: always the same bytes.
+
+Two compute in floats. The third computes in 8 bits, for a device's pace in 8 bits is another one:
+QDQ as `edgecompress quantize` writes it (unsigned activations, signed weights, a scale for each
+output channel). Its ranges follow from its weights' variance, for ranges found by running it would
+carry one machine's last bits into the file.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import prod, sqrt
 from typing import Any
 
 import numpy as np
@@ -12,6 +19,7 @@ from onnx import NodeProto, TensorProto, helper, numpy_helper
 
 OPSET = 17
 SEED = 20
+SIGMAS = 6.0  # so wide is the range of an activation, in standard deviations
 
 
 class _Chain:
@@ -24,16 +32,21 @@ class _Chain:
         self._random = np.random.default_rng(SEED)
 
     def add(self, kind: str, *given: str, **attributes: Any) -> str:
-        """Append a node; return its output."""
-        self.x = f"v{len(self.nodes)}"
-        self.nodes.append(helper.make_node(kind, given, [self.x], **attributes))
+        """Append a layer; return its output."""
+        self.x = self._node(kind, *given, **attributes)
         return self.x
+
+    def _node(self, kind: str, *given: str, **attributes: Any) -> str:
+        name = f"v{len(self.nodes)}"
+        self.nodes.append(helper.make_node(kind, given, [name], **attributes))
+        return name
 
     def weight(self, *shape: int) -> str:
         """Append normal weights that keep the variance; return their name."""
-        fan_in = int(np.prod(shape[1:]))
-        drawn = self._random.standard_normal(shape) / np.sqrt(fan_in)
-        return self._constant(drawn.astype(np.float32))
+        return self._constant(self._drawn(shape).astype(np.float32))
+
+    def _drawn(self, shape: tuple[int, ...]) -> NDArray[np.float64]:
+        return self._random.standard_normal(shape) / sqrt(prod(shape[1:]))
 
     def _constant(self, array: NDArray[np.generic]) -> str:
         name = f"w{len(self.weights)}"
@@ -60,6 +73,34 @@ class _Chain:
         return onnx.shape_inference.infer_shapes(model)
 
 
+class _Int8Chain(_Chain):
+    """Build a chain of layers in 8 bits: every tensor passes a quantizing pair."""
+
+    def __init__(self, *shape: int) -> None:
+        super().__init__(*shape)
+        self.pair(SIGMAS, 128)
+
+    def pair(self, largest: float = SIGMAS * sqrt(2), zero: int = 0) -> None:
+        """Append the pair; `largest` is its range's end: by default that behind a Relu."""
+        scale = self._constant(np.array(largest / (255 - zero), np.float32))
+        form = scale, self._constant(np.array(zero, np.uint8))
+        self.add("DequantizeLinear", self._node("QuantizeLinear", self.x, *form), *form)
+
+    def weight(self, *shape: int) -> str:
+        """Append 8-bit weights that keep the variance behind a Relu (He et al. 2015)."""
+        drawn = self._drawn(shape) * sqrt(2)
+        largest = np.abs(drawn).reshape(len(drawn), -1).max(1)
+        scale = (largest / 127).astype(np.float32)
+        codes = np.rint(drawn / scale.reshape(-1, *[1] * (len(shape) - 1))).astype(np.int8)
+        form = self._constant(scale), self._constant(np.zeros(len(drawn), np.int8))
+        return self._node("DequantizeLinear", self._constant(codes), *form, axis=0)
+
+    def conv(self, out: int, kernel: int = 1, stride: int = 1, groups: int = 1) -> None:
+        """Append a convolution and its activation, quantized together."""
+        super().conv(out, kernel, stride, groups)
+        self.pair()
+
+
 def _separable() -> _Chain:
     """Return depthwise and 1x1 convolutions, as in mobile networks."""
     net = _Chain(1, 3, 160, 160)
@@ -82,26 +123,31 @@ def _dense_convolutions() -> _Chain:
     return net
 
 
-def _attention() -> _Chain:
-    """Return matrix products, soft maxima and sums, as in transformers."""
-    net = _Chain(1, 128, 192)
-    width = 192
-    for _ in range(2):
+def _fires_in_8_bits() -> _Chain:
+    """Return 1x1 and 3x3 convolutions side by side, as in SqueezeNet, in 8 bits.
+
+    It begins behind the first layer, whose three channels an 8-bit kernel has no fast way for.
+    """
+    net = _Int8Chain(1, 64, 56, 56)
+    for squeezed, halved in ((16, 0), (16, 0), (32, 1), (32, 0), (48, 1), (64, 0)):
+        if halved:
+            net.add("MaxPool", net.x, kernel_shape=[3, 3], strides=[2, 2], pads=[1] * 4)
+            net.pair()
+        net.conv(squeezed)
         start = net.x
-        query, key, mixed = (net.add("MatMul", start, net.weight(width, width)) for _ in range(3))
-        scores = net.add(
-            "Softmax", net.add("MatMul", query, net.add("Transpose", key, perm=[0, 2, 1]))
-        )
-        added = net.add("Add", start, net.add("MatMul", scores, mixed))
-        wide = net.add("Sigmoid", net.add("MatMul", added, net.weight(width, 4 * width)))
-        net.add("Add", added, net.add("MatMul", wide, net.weight(4 * width, width)))
+        net.conv(4 * squeezed)
+        narrow, net.x, net.channels = net.x, start, squeezed
+        net.conv(4 * squeezed, 3)
+        net.add("Concat", narrow, net.x, axis=1)
+        net.pair()
+        net.channels = 8 * squeezed
     return net
 
 
 _MODELS: dict[str, Callable[[], _Chain]] = {
     "calibration-separable": _separable,
     "calibration-dense": _dense_convolutions,
-    "calibration-attention": _attention,
+    "calibration-int8": _fires_in_8_bits,
 }
 
 
