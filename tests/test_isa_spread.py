@@ -14,8 +14,8 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from edgecompress.cli import spreading
 from edgecompress.cli.data import Samples
+from edgecompress.cli.spreading import Elsewhere
 from edgecompress.errors import ChildFailedError
 from edgecompress.pipeline import spread as pipeline_spread
 from edgecompress.pipeline.candidates import export_network
@@ -229,9 +229,9 @@ def spread_of_file(
     """Return what a check says of a tiny model's spread, on android-cpu's fleet."""
     facts = admit(tiny_models.save_mlp(folder / "model.onnx"))
     accept = AcceptSettings(max_drop=0.1, max_isa_spread=limit, isa_samples=40)
-    profile = load_profile("android-cpu")
     tell = (said if said is not None else []).append
-    return spreading.with_isa_spread(Verdict("pass", (), ""), facts, profile, accept, samples, tell)
+    elsewhere = Elsewhere(facts, accept, samples, tell)
+    return elsewhere.with_spread(Verdict("pass", (), ""), load_profile("android-cpu"))
 
 
 @pytest.mark.usefixtures("imitated")
@@ -243,6 +243,31 @@ def test_a_check_judges_the_spread_that_its_recipe_limits(tmp_path: Path) -> Non
     assert (check.budget, check.status, check.value) == ("isa_spread", "pass", 0.0)
     assert "paired on 40 samples" in check.reason
     assert said == [f"model.onnx: scoring on {name}" for name in ("cortex-a53", "cortex-a76")]
+
+
+@pytest.mark.usefixtures("imitated")
+@pytest.mark.parametrize("refused", [False, True])
+def test_profiles_share_the_answers_of_a_processor(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, refused: bool
+) -> None:
+    def refuse(*_: object) -> None:
+        raise RefusedError("no kernel")
+
+    if refused:
+        monkeypatch.setattr(fleets, "outputs_on", refuse)
+    said = list[str]()
+    facts = admit(tiny_models.save_mlp(tmp_path / "model.onnx"))
+    accept = AcceptSettings(max_drop=0.1, max_isa_spread=0.5, isa_samples=40)
+    x = np.random.default_rng(0).normal(size=(60, 8)).astype(np.float32)
+    samples = Samples("here", {"x": x}, np.zeros(60, np.int64))
+    elsewhere = Elsewhere(facts, accept, samples, said.append)
+    found = [
+        elsewhere.with_spread(Verdict("pass", (), ""), load_profile(name)).checks[0]
+        for name in ("android-low", "android-cpu", "android-flagship")
+    ]
+    assert {check.status for check in found} == ({"fail"} if refused else {"pass"})
+    asked = [line.rpartition(" ")[2] for line in said]
+    assert asked == (["cortex-a53"] if refused else ["cortex-a53", "cortex-a76", "max"])
 
 
 def test_a_check_without_labels_or_limit_says_so_or_nothing(tmp_path: Path) -> None:

@@ -14,7 +14,7 @@ from edgecompress.bounds import conclude
 from edgecompress.cli.baselines import Baseline
 from edgecompress.cli.data import Samples, check_samples, score
 from edgecompress.cli.models import OpenModel
-from edgecompress.cli.spreading import with_isa_spread
+from edgecompress.cli.spreading import Elsewhere
 from edgecompress.errors import EdgecompressError
 from edgecompress.measuring.features import Features, read_features
 from edgecompress.measuring.latency import measure
@@ -93,8 +93,9 @@ def check_models(
     work = read_features(
         {m.label: m.facts.model for m in counted}, {m.label: m.inputs for m in counted}
     )
+    elsewhere = {m.label: Elsewhere(m.facts, terms.accept, samples, say) for m in models}
     return [
-        _report(model, profile, terms, measured[terms.place(profile)], (scored, work), say)
+        _report(model, profile, terms, measured[terms.place(profile)], (scored, work, elsewhere))
         for model in models
         for profile in profiles
     ]
@@ -159,11 +160,12 @@ def _report(
     profile: Profile,
     terms: Terms,
     measured: Mapping[str, Measurement],
-    known: tuple[Mapping[str, Evaluation | None], Mapping[str, Features | str]],
-    say: Say,
+    known: tuple[
+        Mapping[str, Evaluation | None], Mapping[str, Features | str], Mapping[str, Elsewhere]
+    ],
 ) -> Report:
-    """Judge one model on one profile; `known` are the models' scores and their work."""
-    scored, work = known
+    """Judge one model on one profile; `known` by model: scores, work, scores on processors."""
+    scored, work, elsewhere = known
     found, own = measured[model.label], scored[model.label]
     evidence = Evidence(
         model=model.facts.model,
@@ -174,7 +176,7 @@ def _report(
         device=found if terms.target != HOST else None,
     )
     verdict = judge(profile, evidence, terms.accept, terms.settings.processes)
-    verdict = with_isa_spread(verdict, model.facts, profile, terms.accept, terms.samples, say)
+    verdict = elsewhere[model.label].with_spread(verdict, profile)
     return Report(
         verdict=_with_baseline(verdict, model, profile, terms, measured, scored),
         profile=profile.name,
