@@ -19,6 +19,15 @@ hypothesis.settings.register_profile("edgecompress", deadline=None)
 hypothesis.settings.load_profile("edgecompress")
 
 
+@pytest.fixture(autouse=True, scope="session")
+def pace_of_the_tests(tmp_path_factory):
+    """Keep what busy tests see of this machine's pace out of the user's cache."""
+    with pytest.MonkeyPatch.context() as patched:
+        folder = tmp_path_factory.mktemp("cache")
+        patched.setattr("edgecompress.measuring.pace.user_cache", lambda: folder)
+        yield
+
+
 @pytest.fixture
 def measure_briefly(monkeypatch):
     """Let the commands measure five short processes a model instead of long ones."""

@@ -2,12 +2,13 @@
 
     python benchmarks/verdict/live.py [--out live.jsonl] [--rounds 5]
 
-In each round thirty quiet processes of each of four models, taking turns over two minutes, say what
-is true. Then follow, for each model, three checks at a limit that the true p95 exceeds by 2 % (none
-may pass), and one at a limit that it keeps by 10 % (to be decided at the first look). Sixty runs at
-2 % over in five rounds: about 40 minutes on a machine that does nothing else. Every answer is
-appended when it is there, and a run that was stopped goes on where it was; a truth older than half
-an hour is measured again.
+In each round thirty quiet processes of each of four models, taking turns over two minutes, say
+what is true: at the usual pace where that is known, as the judge itself speaks of it; what they
+say as they are is kept beside it. Then follow, for each model, three checks at a limit that the
+true p95 exceeds by 2 % (none may pass), and one at a limit that it keeps by 10 % (to be decided at
+the first look). Sixty runs at 2 % over in five rounds: about 40 minutes on a machine that does
+nothing else. Every answer is appended when it is there, and a run that was stopped goes on where
+it was; a truth older than half an hour is measured again.
 """
 
 from __future__ import annotations
@@ -28,8 +29,11 @@ from typing import Any
 import numpy as np
 from models import SIZES, build
 
-from edgecompress.measuring.latency import measure
+from edgecompress.measuring.latency import measure, running_ms
+from edgecompress.measuring.readings import read_processes
 from edgecompress.recipe import MeasureSettings
+from edgecompress.records import LatencySamples
+from edgecompress.statistics import quantile
 
 TRUTH_PROCESSES = 30
 FRESH_S = 1800.0
@@ -83,9 +87,18 @@ def _truth(out: Path, round_: int, folder: Path) -> dict[str, float]:
         {name: inputs for name, (_, inputs) in built.items()},
         MeasureSettings(processes=(TRUTH_PROCESSES,)),
     )
-    p95 = {model: measurement.latency_ms.p95 for model, measurement in found.items()}
-    append(out, {"kind": "truth", "round": round_, "p95": p95, "at": time.time()})
-    return p95
+    usual = {model: read_processes(m, _p95).at_usual_pace() for model, m in found.items()}
+    truth = {
+        "p95": {model: float(np.median(readings.figure)) for model, readings in usual.items()},
+        "now": {model: measurement.latency_ms.p95 for model, measurement in found.items()},
+        "occasions": {model: m.usual.occasions if m.usual else 0 for model, m in found.items()},
+    }
+    append(out, {"kind": "truth", "round": round_, **truth, "at": time.time()})
+    return truth["p95"]
+
+
+def _p95(samples: LatencySamples) -> float:
+    return quantile(running_ms(samples), 0.95)
 
 
 def check(model: str, limit: float, folder: Path) -> Record:
@@ -142,9 +155,20 @@ def summary(records: list[Record]) -> str:
     under = [r for r in records if r["kind"] == "under"]
     first = sum("over 5 processes" in r["reason"] for r in under)
     wrong = sum(r["kind"] == "over" and r["status"] == "pass" for r in records)
-    lines += ["", f"false PASS at 2 % over: {wrong}"]
+    lines += ["", f"false PASS at 2 % over: {wrong}", *_against_raw(records)]
     lines += [f"decided at the first look at 10 % under: {first} of {len(under)}"]
     return "\n".join(lines)
+
+
+def _against_raw(records: list[Record]) -> Iterator[str]:
+    """Yield how far all rounds' processes, their pace left as it was, exceed the limits."""
+    for model in SIZES:
+        raw = np.median([r["now"][model] for r in records if r["kind"] == "truth"])
+        limits = [r["limit"] for r in records if (r["kind"], r.get("model")) == ("over", model)]
+        if limits:
+            over = sorted(raw / limit - 1 for limit in limits)
+            span = f"{over[0]:.1%} to {over[-1]:.1%}"
+            yield f"{model}: the raw p95 of all rounds exceeds the limits by {span}"
 
 
 if __name__ == "__main__":

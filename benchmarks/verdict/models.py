@@ -11,6 +11,7 @@ from pathlib import Path
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
+from others import OTHERS
 
 from edgecompress.records import OnnxModel
 from edgecompress.runtime import Arrays, onnx_model
@@ -26,13 +27,14 @@ SIZES = {
 
 def build(name: str, folder: Path) -> tuple[OnnxModel, Arrays]:
     """Write one model into `folder` unless it is there; return it with an input for it."""
-    channels, side, depth = SIZES[name]
     path = folder / f"{name}.onnx"
+    shape = OTHERS[name][1] if name in OTHERS else (1, 3, SIZES[name][1], SIZES[name][1])
     if not path.exists():
         folder.mkdir(parents=True, exist_ok=True)
-        path.write_bytes(_network(channels, side, depth).SerializeToString())
-    image = np.random.default_rng(1).standard_normal((1, 3, side, side)).astype(np.float32)
-    return onnx_model(path), {"x": image}
+        model = OTHERS[name][0]() if name in OTHERS else _network(*SIZES[name])
+        path.write_bytes(model.SerializeToString())
+    values = np.random.default_rng(1).standard_normal(shape).astype(np.float32)
+    return onnx_model(path), {"x": values}
 
 
 def _network(channels: int, side: int, depth: int) -> onnx.ModelProto:

@@ -6,7 +6,10 @@ One repeat: draw one of the recorded sets of a model under a condition; draw twe
 processes with replacement and put them in the order of time, so that what changed during the set
 changes here too; look after 5, 10 and 20, as `check` does, until the judge decides. The limit is
 set so that the truth lies so far over or under it. Truth: the median over all quiet processes of
-the model in other sets than the one that is drawn (a hundred and more).
+the model in other sets than the one that is drawn (a hundred and more). What the machine's usual
+pace is, the judge knows from the quiet sets of all models that were recorded five minutes or more
+before or after the one that is drawn; or not at all, as on a machine that is seen for the first
+time.
 
 `judge` and `decided` need the limit; what they read from the processes does not. So that 4,000
 repeats of each cell take a minute, bounds and margins are taken once for each draw and asked for
@@ -18,10 +21,11 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 import numpy as np
 from models import SIZES
@@ -29,6 +33,7 @@ from traces import CONDITIONS, FOLDER, Trace, load
 
 from edgecompress.bounds import Bounds
 from edgecompress.measuring.latency import running_ms
+from edgecompress.measuring.pace import OCCASION_S, usual_of
 from edgecompress.measuring.readings import Readings, read_processes, timing_bounds
 from edgecompress.profiles import Budget, Device, Profile
 from edgecompress.records import LatencySamples, OnnxModel, Status
@@ -93,9 +98,9 @@ def main() -> None:
     print("\n\n".join((describe(traces), table(cells), worst(cells))))
 
 
-def replay(traces: Sequence[Trace], repeats: int) -> Iterator[Cell]:
+def replay(traces: Sequence[Trace], repeats: int, models: Iterable[str] = SIZES) -> Iterator[Cell]:
     """Yield the cells of every model, condition and quantile that was recorded."""
-    for number, (model, condition) in enumerate((m, c) for m in SIZES for c in CONDITIONS):
+    for number, (model, condition) in enumerate((m, c) for m in models for c in CONDITIONS):
         sets = of(traces, model, condition)
         for name in ASKED if sets else ():
             rng = np.random.default_rng((number, ASKED.index(name)))
@@ -150,9 +155,33 @@ def whole(trace: Trace, rows: np.ndarray, name: str, limit: float) -> Status:
     return judge(profile, Evidence(model, measurement)).status
 
 
+def knowing(traces: Sequence[Trace], occasions: int | None = None, seed: int = 0) -> list[Trace]:
+    """Return the traces with the usual pace as it is known at each of them.
+
+    From all quiet sets at other times, or from so many occasions drawn from these.
+    """
+    rng = np.random.default_rng(seed)
+    quiet = [t for t in traces if t.condition == "idle"]
+    found = []
+    for trace in traces:
+        apart = [t for t in quiet if abs(t.started - trace.started) >= OCCASION_S]
+        seen: dict[int, list[tuple[float, float]]] = {}
+        for t in apart:
+            seen.setdefault(int(t.started // OCCASION_S), []).append((t.started, reference_ms(t)))
+        drawn = list(seen) if occasions is None else rng.permutation(list(seen))[:occasions]
+        usual = usual_of([pair for occasion in drawn for pair in seen[occasion]])
+        found.append(replace(trace, measurement=replace(trace.measurement, usual=usual)))
+    return found
+
+
+def reference_ms(trace: Trace) -> float:
+    """Return what the product remembers of a set."""
+    return median(median(p.reference_ms) for p in trace.measurement.processes)
+
+
 def truth(traces: Sequence[Trace], drawn: Trace, name: str) -> float:
     """Return the median figure of the model's quiet processes in all other sets."""
-    quiet = [t for t in of(traces, drawn.model, "idle") if t is not drawn]
+    quiet = [t for t in of(traces, drawn.model, "idle") if t.started != drawn.started]
     return float(np.median([_figure(p, name) for t in quiet for p in t.measurement.processes]))
 
 
@@ -165,13 +194,13 @@ def _figure(samples: LatencySamples, name: str) -> float:
     return quantile(running_ms(samples), LEVELS[name])
 
 
-def describe(traces: Sequence[Trace]) -> str:
+def describe(traces: Sequence[Trace], models: Iterable[str] = SIZES) -> str:
     """Return a table of what was recorded: each set's figures against the truth."""
     lines = [
         "| model | neighbours | sets | p50 against the truth | p95 against the truth | waited |"
     ]
     lines += ["|---|---|--:|---|---|--:|"]
-    for model in SIZES:
+    for model in models:
         for condition in CONDITIONS:
             sets = of(traces, model, condition)
             cells = []
@@ -232,6 +261,27 @@ def worst(cells: Sequence[Cell]) -> str:
             f"{share:.2%} ({bad.model} {bad.condition} {bad.quantile})",
         )
         lines.append(f"| {' | '.join(row)} |")
+    return "\n".join(lines)
+
+
+def learning(traces: Sequence[Trace], repeats: int) -> str:
+    """Return what is right and wrong of quiet sets when the pace is known from few occasions."""
+    lines = ["| occasions | false PASS +0% | +2% | +3% | INCONCLUSIVE -5% | +5% |"]
+    lines += ["|--:|" + "--:|" * 5]
+    asked: list[tuple[float, Status]] = [(over, "pass") for over in (1.00, 1.02, 1.03)]
+    asked += [(over, "inconclusive") for over in (0.95, 1.05)]
+    for occasions in (5, 7, 10, 15):
+        cells = [
+            cell
+            for seed in range(10)
+            for cell in replay(knowing(traces, occasions, seed), repeats)
+            if cell.condition == "idle"
+        ]
+        shares = []
+        for over, status in asked:
+            those = [c.counts for c in cells if c.over == over]
+            shares.append(sum(c[status] for c in those) / sum(c.total() for c in those))
+        lines.append(f"| {occasions} | {' | '.join(f'{share:.2%}' for share in shares)} |")
     return "\n".join(lines)
 
 

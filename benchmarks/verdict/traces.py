@@ -43,6 +43,8 @@ def save(trace: Trace, folder: Path = FOLDER) -> None:
         "wall": np.concatenate([_ticks(p.wall_ms) for p in processes]),
         "waited": np.concatenate([_ticks(p.waited_ms) for p in processes]),
         "calls": np.array([len(p.wall_ms) for p in processes], np.uint16),
+        "reference": np.concatenate([_ticks(p.reference_ms) for p in processes]),
+        "looks": np.array([len(p.reference_ms) for p in processes], np.uint16),
         "warmup_calls": np.array([p.warmup_calls for p in processes], np.uint32),
         "cold_start_ms": np.array([p.cold_start_ms for p in processes], np.float32),
         "peak_memory_bytes": np.array([p.peak_memory_bytes for p in processes], np.int64),
@@ -64,8 +66,10 @@ def load(path: Path) -> Trace:
     model, condition, number = path.stem.rsplit("-", 2)
     with np.load(path, allow_pickle=False) as file:
         columns = {name: file[name] for name in file.files}
-    cuts = np.cumsum(columns["calls"].astype(int))[:-1]
-    walls, waits = (np.split(columns[name] * TICK_MS, cuts) for name in ("wall", "waited"))
+    walls, waits, references = (
+        np.split(columns[name] * TICK_MS, np.cumsum(columns[lengths].astype(int))[:-1])
+        for name, lengths in (("wall", "calls"), ("waited", "calls"), ("reference", "looks"))
+    )
     processes = tuple(
         LatencySamples(
             wall_ms=tuple(wall.tolist()),
@@ -74,8 +78,9 @@ def load(path: Path) -> Trace:
             cold_start_ms=float(columns["cold_start_ms"][i]),
             peak_memory_bytes=int(columns["peak_memory_bytes"][i]),
             load_memory_bytes=int(columns["load_memory_bytes"][i]),
+            reference_ms=tuple(reference.tolist()),
         )
-        for i, (wall, waited) in enumerate(zip(walls, waits, strict=True))
+        for i, (wall, waited, reference) in enumerate(zip(walls, waits, references, strict=True))
     )
     started, others = columns["about"].tolist()
     found = as_measurement(processes, str(columns["host"]))

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
@@ -16,6 +16,7 @@ from edgecompress.exporting.parity import INT8, check_parity
 from edgecompress.graphs import kind_of
 from edgecompress.measuring.host import describe_host, saturates_int8
 from edgecompress.measuring.latency import measure
+from edgecompress.measuring.readings import pace_in_words
 from edgecompress.measuring.targets.machine import machine_of
 from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.quantizing.fitting import schemes_for
@@ -138,12 +139,19 @@ def _waited(cost: Measurement) -> bool:
 
 def conditions(candidates: Sequence[Candidate]) -> list[str]:
     """Return what the machine could not control, and what failed, each once."""
-    costs = (cost for c in candidates for cost in (c.measurement, c.device) if cost)
-    limits = (line for cost in costs for line in cost.uncontrolled)
+    costs = [cost for c in candidates for cost in (c.measurement, c.device) if cost]
+    limits = [line for cost in costs for line in cost.uncontrolled]
+    limits += [line for cost in costs for line in _pace_lines(cost)]
     dropped = (
         f"{c.label} differs from the float model: {c.dropped}" for c in candidates if c.dropped
     )
     return list(dict.fromkeys((*limits, *dropped)))
+
+
+def _pace_lines(cost: Measurement) -> Iterator[str]:
+    if cost.usual is not None and cost.pace is not None:
+        known = f"as known from {cost.usual.occasions} occasions"
+        yield f"this machine ran {pace_in_words(cost.pace)} than usual meanwhile, {known}"
 
 
 def device_lines(candidates: Sequence[Candidate]) -> list[str]:

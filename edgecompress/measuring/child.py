@@ -3,7 +3,8 @@
 Run by path, so that it can be pushed to any machine with Python, numpy and ONNX Runtime. The
 request: `model`, `inputs` (an npz file) and their `names` in its order, `threads`, `cores` to pin
 to (empty = do not pin), `seconds` of sampling, `min_calls`, `max_calls`, and where wanted
-`memory_bytes`, the most that it may take, and `sustained_seconds`, to go on for so long. The
+`memory_bytes`, the most that it may take, `sustained_seconds`, to go on for so long, and
+`reference`, an ONNX file of floats that is timed beside the model. The
 answer: the fields of `LatencySamples`, and `uncontrolled`, in words; with `sustained_seconds` also
 what `sustain` returns; or `error`, when ONNX Runtime refuses the model or its inputs, and
 `out_of_memory`, whether that was for want of memory.
@@ -18,6 +19,7 @@ import os
 import sys
 from array import array
 from collections.abc import Callable
+from operator import sub
 from pathlib import Path
 from statistics import median
 from time import perf_counter_ns
@@ -37,6 +39,7 @@ PEAK_UNRESET = "peak memory counted from the start of the process"
 WINDOWS = 10  # at most so many windows of warm-up
 LONGEST_WINDOW_NS = 10_000_000_000  # a model that takes seconds is warm after one
 PATIENCE_NS = 60_000_000_000  # after which a slow model may have made fewer calls than asked for
+LOOK_NS = 30_000_000  # so long the reference model is timed at once
 MOST_CALLS = 20_000_000  # of a sustained run: 160 MB of records
 Call = Callable[[], object]
 
@@ -194,28 +197,68 @@ def warm_up(call: Call, window_ns: int) -> int:
     return calls
 
 
-def sample(call: Call, request: dict[str, Any]) -> tuple[list[float], list[float]]:
+def sample(
+    call: Call, request: dict[str, Any], pause: Call = lambda: None
+) -> tuple[list[float], list[float]]:
     """Return the wall time and the waiting of every call, in ms; sampling stops, none is dropped.
 
-    The waiting clock is read inside the wall clock's interval, so that no more waiting is ever
-    taken out of a call than it held.
+    `pause` is called after every stretch of `seconds`: once for most models, more often for one
+    that is slow. The waiting clock is read inside the wall clock's interval, so that no more
+    waiting is ever taken out of a call than it held.
     """
     waiting = waiting_clock() or (lambda: 0)
-    end = perf_counter_ns() + int(request["seconds"] * 1e9)
     wall: list[float] = []
     waited: list[float] = []
-    while len(wall) < request["max_calls"]:
-        start = perf_counter_ns()
-        queued = waiting()
-        call()
-        queued = waiting() - queued
-        stop = perf_counter_ns()
-        wall.append((stop - start) / 1e6)
-        waited.append(queued / 1e6)
-        enough = len(wall) >= request["min_calls"] or stop >= end + PATIENCE_NS
-        if stop >= end and enough:
-            break
+    passed, over = 0, False
+    while not over:
+        began = perf_counter_ns() - passed
+        due = passed + int(request["seconds"] * 1e9)
+        while True:
+            start = perf_counter_ns()
+            queued = waiting()
+            call()
+            queued = waiting() - queued
+            stop = perf_counter_ns()
+            wall.append((stop - start) / 1e6)
+            waited.append(queued / 1e6)
+            passed = stop - began
+            over = _is_over(len(wall), passed, request)
+            if over or passed >= due:
+                break
+        pause()
     return wall, waited
+
+
+def _is_over(calls: int, passed_ns: int, request: dict[str, Any]) -> bool:
+    """Return whether so many calls in so long a time are enough."""
+    least = int(request["seconds"] * 1e9)
+    enough = calls >= request["min_calls"] or passed_ns >= least + PATIENCE_NS
+    return calls >= request["max_calls"] or (passed_ns >= least and enough)
+
+
+class Reference:
+    """Time a model that never changes beside the one that is measured.
+
+    It is opened after the first stretch of sampling, so that neither the cold start nor the memory
+    of the model that is measured holds any of it.
+    """
+
+    def __init__(self, model: str | None) -> None:
+        self._model = model
+        self._call: Call | None = None
+        self.looks_ms: list[float] = []
+
+    def look(self) -> None:
+        """Append the median of some calls, waiting taken out."""
+        if self._model is None:
+            return
+        if self._call is None:
+            made = onnxruntime.InferenceSession(self._model, session_options(1))
+            ones = {x.name: np.ones(x.shape, np.float32) for x in made.get_inputs()}
+            self._call = lambda: made.run(None, ones)
+        warm_up(self._call, LOOK_NS // 10)
+        request = {"seconds": LOOK_NS / 1e9, "min_calls": 20, "max_calls": 1000}
+        self.looks_ms.append(median(map(sub, *sample(self._call, request))))
 
 
 def sustain(call: Call, request: dict[str, Any]) -> dict[str, Any]:
@@ -282,7 +325,14 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
     cold_start = perf_counter_ns() - start
     warmup_calls = warm_up(call, int(request["seconds"] * 1e8))
     before = others_waiting()
-    wall, waited = sample(call, request)
+    reference = Reference(request.get("reference"))
+    peaks: list[int] = []
+
+    def pause() -> None:
+        peaks.append(memory.peak())  # the first one holds nothing of the reference
+        reference.look()
+
+    wall, waited = sample(call, request, pause)
     if others_waiting() - before > CONTENDED * sum(wall) * 1e6:
         uncontrolled.append(UNTAKEN)
     lasting = sustain(call, request) if request.get("sustained_seconds") else {}
@@ -291,7 +341,8 @@ def measure(request: dict[str, Any]) -> dict[str, Any]:
         "waited_ms": waited,
         "warmup_calls": warmup_calls,
         "cold_start_ms": cold_start / 1e6,
-        "peak_memory_bytes": max(0, memory.peak() - baseline),
+        "peak_memory_bytes": max(0, peaks[0] - baseline),
+        "reference_ms": reference.looks_ms,
         "load_memory_bytes": max(0, loaded - baseline),
         "uncontrolled": uncontrolled,
         **lasting,

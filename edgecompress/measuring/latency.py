@@ -28,8 +28,9 @@ from edgecompress.measuring.host import (
     usable_cores,
 )
 from edgecompress.measuring.lock import alone
+from edgecompress.measuring.pace import reference_network, remember_pace, usual_pace
 from edgecompress.recipe import MeasureSettings
-from edgecompress.records import LatencySamples, Measurement, OnnxModel, Quantiles
+from edgecompress.records import LatencySamples, Measurement, OnnxModel, Quantiles, UsualPace
 from edgecompress.runtime import Arrays, onnx_model
 from edgecompress.statistics import quantile
 from edgecompress.store import file_digest
@@ -37,6 +38,7 @@ from edgecompress.store import file_digest
 CHILD = Path(__file__).with_name("child.py")
 TIMEOUT_S = 180.0
 MIN_CALLS = 30  # so that two odd calls do not move the p95 of a process
+QUIET = 0.005  # the share of time in the run queue below which a machine counts as quiet
 MAX_CALLS = 4000  # sampling then stops: more calls would only repeat what is known
 
 Decided = Callable[[str, Mapping[str, Measurement]], bool]
@@ -59,6 +61,7 @@ class Surroundings:
     machine: str
     uncontrolled: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    usual: UsualPace | None = None
 
 
 class Bench(Protocol):
@@ -76,25 +79,47 @@ Machine = Callable[[Mapping[str, Task]], AbstractContextManager[Bench]]
 
 @contextmanager
 def this_host(tasks: Mapping[str, Task]) -> Iterator[Bench]:
-    """Let the processes run here."""
-    yield _Host(tasks)
+    """Let the processes run here, and remember the machine's pace if it was quiet."""
+    with tempfile.TemporaryDirectory(prefix="edgecompress-") as folder:
+        reference = Path(folder) / "reference.onnx"
+        reference.write_bytes(reference_network())
+        host = _Host(tasks, reference)
+        yield host
+        host.remember()
 
 
 class _Host:
-    def __init__(self, tasks: Mapping[str, Task]) -> None:
-        self._tasks = tasks
+    def __init__(self, tasks: Mapping[str, Task], reference: Path) -> None:
+        self._tasks, self._reference = tasks, reference
         self._name = describe_host().fingerprint
+        self._usual = usual_pace(self._name)
         self._throttled = throttled_periods()
+        self._answers: list[dict[str, Any]] = []
 
     def run(self, label: str) -> dict[str, Any]:
         task = self._tasks[label]
         # The last cores: the first one serves most interrupts.
         cores = usable_cores()[-task.request["threads"] :]
         own = {"cores": list(cores), "memory_bytes": free_memory()}
-        return _run_child(task.model, {**task.request, **own})
+        # One thread's pace: what several threads share is not the reference's.
+        timed = {"reference": str(self._reference)} if task.request["threads"] == 1 else {}
+        answer = _run_child(task.model, {**task.request, **own, **timed})
+        self._answers.append(answer)
+        return answer
 
     def surroundings(self) -> Surroundings:
-        return Surroundings(self._name, _notes(throttled_periods() - self._throttled))
+        return Surroundings(self._name, _notes(self._stopped()), usual=self._usual)
+
+    def _stopped(self) -> int:
+        return throttled_periods() - self._throttled
+
+    def remember(self) -> None:
+        """Keep the machine's pace of these processes, unless other work disturbed it."""
+        wall, waited = (sum(sum(a[n]) for a in self._answers) for n in ("wall_ms", "waited_ms"))
+        controlled = not any(a["uncontrolled"] for a in self._answers)
+        looks = [median(ms) for a in self._answers if (ms := a.get("reference_ms"))]
+        if looks and controlled and not self._stopped() and waited < QUIET * wall:
+            remember_pace(self._name, looks)
 
 
 def measure(  # noqa: PLR0913 - two of the eight are the caller's callbacks
@@ -212,7 +237,12 @@ def _combine(
     conditions = {words: None for answer in answers for words in answer.get("conditions", ())}
     fields = ("warmup_calls", "cold_start_ms", "peak_memory_bytes", "load_memory_bytes")
     samples = tuple(
-        LatencySamples(tuple(a["wall_ms"]), tuple(a["waited_ms"]), **{f: a[f] for f in fields})
+        LatencySamples(
+            tuple(a["wall_ms"]),
+            tuple(a["waited_ms"]),
+            **{f: a[f] for f in fields},
+            reference_ms=tuple(a.get("reference_ms", ())),
+        )
         for a in answers
     )
     return Measurement(
@@ -226,6 +256,7 @@ def _combine(
         host=now.machine,
         uncontrolled=(*uncontrolled, *now.uncontrolled),
         conditions=(*now.conditions, *conditions),
+        usual=now.usual,
     )
 
 

@@ -2,7 +2,8 @@
 
 A row of processes gives one figure each; their signed-rank bounds say where the figure lies, and
 margins say how far from a limit that decides. The margins cover what the processes of one set
-cannot show: the machine's drift from one set to the next, or that the set was disturbed.
+cannot show: the machine's drift from one set to the next, or that the set was disturbed. Where the
+machine's usual pace is known, figures are turned to it first, and little drift is left.
 """
 
 from __future__ import annotations
@@ -13,7 +14,7 @@ from math import cbrt
 from statistics import median
 
 import numpy as np
-from numpy.typing import NDArray
+from numpy.typing import ArrayLike, NDArray
 
 from edgecompress.bounds import FAR, Bounds
 from edgecompress.measuring.child import CONTENDED, PEAK_UNRESET, UNCOUNTED
@@ -25,6 +26,9 @@ ERROR = 0.05  # of a one-sided bound, over all looks together
 # Quiet sets of twenty processes, minutes apart, lie 2.1 % (root mean square) from the median of the
 # others where this was recorded (benchmarks/verdict/): 1.64 of that, less the bounds' own width.
 GUARD = 0.03
+# The same with every process's figure turned to the machine's usual pace.
+PACED_GUARD = 0.015
+FARTHEST = 0.06  # from the usual pace; a machine that is farther off is another machine
 FULL = 20  # the number of processes that GUARD is for
 BURSTS = 0.01  # the share of time in bursts from which on they are refused
 
@@ -37,7 +41,9 @@ class Readings:
     """Hold what is read from a row of processes, in the order of time, one entry a process.
 
     `figure` is what is judged and `typical` the median call, both in ms; `bursts` is the share of
-    a process's time in bursts; `wall_ms` and `waited_ms` are sums over its calls.
+    a process's time in bursts; `wall_ms` and `waited_ms` are sums over its calls. `pace` is how
+    many times as long as usual the reference network took beside a process, None where that is not
+    known.
     """
 
     figure: Floats
@@ -45,13 +51,21 @@ class Readings:
     bursts: Floats
     wall_ms: Floats
     waited_ms: Floats
+    pace: Floats | None = None
     uncontrolled: tuple[str, ...] = ()
     threads: int = 1
 
     def take(self, rows: Sequence[int] | NDArray[np.int64]) -> Readings:
         """Return these processes alone."""
         names = ("figure", "typical", "bursts", "wall_ms", "waited_ms")
-        return replace(self, **{name: getattr(self, name)[rows] for name in names})
+        pace = None if self.pace is None else self.pace[rows]
+        return replace(self, **{name: getattr(self, name)[rows] for name in names}, pace=pace)
+
+    def at_usual_pace(self) -> Readings:
+        """Return what the figures would be at the usual pace; unchanged where it is too far off."""
+        if self.pace is None or abs(float(np.median(self.pace)) - 1) > FARTHEST:
+            return replace(self, pace=None)
+        return replace(self, figure=self.figure / self.pace, typical=self.typical / self.pace)
 
 
 def read_processes(measurement: Measurement, read: Read) -> Readings:
@@ -64,6 +78,7 @@ def read_processes(measurement: Measurement, read: Read) -> Readings:
         bursts=np.array([burst_share(times) for times in running]),
         wall_ms=np.array([sum(process.wall_ms) for process in processes]),
         waited_ms=np.array([sum(process.waited_ms) for process in processes]),
+        pace=None if (pace := measurement.pace) is None else np.array(pace),
         uncontrolled=measurement.uncontrolled,
         threads=measurement.threads,
     )
@@ -78,29 +93,48 @@ def timing_bounds(
     number is taken as fixed beforehand. `own_interruptions` says that what interrupts a process
     there is the device's own, and no disturbance.
     """
-    count = len(readings.figure)
+    count, found = len(readings.figure), readings.pace
+    readings = readings.at_usual_pace()
     low, high = walsh_bounds(readings.figure, split_error(looks, ERROR).get(count, ERROR))
     noise, contention = disturbances(readings, own_interruptions)
-    guard = max(guard_band(count), abs(drift(readings.typical)))
+    paced = readings.pace is not None
+    guard = max(guard_band(count, paced), abs(drift(readings.typical)))
     return Bounds(
         value=median(readings.figure.tolist()),
         low=low,
         high=high,
         pass_margin=FAR if noise else guard,
         fail_margin=FAR if noise or contention else guard,
-        known=f"over {count} processes",
+        known=f"over {count} processes{_at_pace(found, paced)}",
         disturbed="; ".join(noise + contention),
     )
 
 
-def guard_band(processes: int) -> float:
+def _at_pace(found: Floats | None, paced: bool) -> str:
+    if found is None:
+        return ""
+    off = pace_in_words(found)
+    return f", at this machine's usual pace (now {off})" if paced else f", {off} than usual"
+
+
+def pace_in_words(pace: ArrayLike) -> str:
+    """Return by how much the machine was off its usual pace.
+
+    >>> pace_in_words([1.02, 1.03, 1.04])
+    '3.0% slower'
+    """
+    off = float(np.median(np.asarray(pace, np.float64))) - 1
+    return f"{abs(off):.1%} {'slower' if off > 0 else 'faster'}"
+
+
+def guard_band(processes: int, paced: bool = False) -> float:
     """Return how far from a limit so many quiet processes decide at the least.
 
     Fewer processes have seen a shorter stretch of what the machine does over minutes, so that an
     early look decides only what is clear; what is close waits for the last look. The cube root:
     recorded drift was slower than any look and asks for less, a step within a set for this much.
     """
-    return GUARD * max(1.0, cbrt(FULL / processes))
+    return (PACED_GUARD if paced else GUARD) * max(1.0, cbrt(FULL / processes))
 
 
 def disturbances(

@@ -21,6 +21,7 @@ from edgecompress.records.measured import (
     Parity,
     Prediction,
     Quantiles,
+    UsualPace,
     Verdict,
 )
 from edgecompress.records.offers import (
@@ -82,5 +83,6 @@ __all__ = [
     "TeacherScore",
     "TrainedNetwork",
     "Trial",
+    "UsualPace",
     "Verdict",
 ]

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, field
+from statistics import median
 
 from edgecompress.records.basics import Basis, Status
 
@@ -30,7 +31,8 @@ class LatencySamples:
     """Hold every sample of one fresh process, in order; none is dropped.
 
     `wall_ms` is the wall time of each call; `waited_ms` the part of it that the thread spent
-    waiting for a core (zeros where the system cannot count it).
+    waiting for a core (zeros where the system cannot count it). `reference_ms` is what the
+    machine's reference network took between stretches of these calls, empty where it was not timed.
     """
 
     wall_ms: tuple[float, ...] = field(repr=False)
@@ -39,6 +41,15 @@ class LatencySamples:
     cold_start_ms: float
     peak_memory_bytes: int
     load_memory_bytes: int
+    reference_ms: tuple[float, ...] = ()
+
+
+@dataclass(frozen=True)
+class UsualPace:
+    """Hold what the reference network usually takes on a machine, from so many quiet occasions."""
+
+    reference_ms: float
+    occasions: int
 
 
 @dataclass(frozen=True)
@@ -57,7 +68,8 @@ class Measurement:
 
     `latency_ms` are medians over processes of each process's quantile, waiting taken out;
     `uncontrolled` says in words what that system could not pin or count, and `conditions` how it
-    was found and left (a device's clocks, temperature, battery).
+    was found and left (a device's clocks, temperature, battery). `usual` is the machine's pace as
+    it was known before.
     """
 
     processes: tuple[LatencySamples, ...] = field(repr=False)
@@ -70,6 +82,17 @@ class Measurement:
     host: str
     uncontrolled: tuple[str, ...] = ()
     conditions: tuple[str, ...] = ()
+    usual: UsualPace | None = None
+
+    @property
+    def pace(self) -> tuple[float, ...] | None:
+        """Tell how many times as long as usual the reference network took beside each process.
+
+        None where the machine's usual pace is not known, or the reference was not timed.
+        """
+        if self.usual is None or not all(p.reference_ms for p in self.processes):
+            return None
+        return tuple(median(p.reference_ms) / self.usual.reference_ms for p in self.processes)
 
 
 @dataclass(frozen=True)

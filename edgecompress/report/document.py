@@ -33,6 +33,7 @@ from edgecompress.records import (
 )
 from edgecompress.report.figures import (
     load_memory_bytes,
+    median_pace,
     process_medians,
     removed_ratio,
     samples_per_s,
@@ -194,6 +195,7 @@ def _host(measurement: Measurement) -> Json:
         "batch": measurement.batch,
         "machine": measurement.host,
         "uncontrolled": list(measurement.uncontrolled),
+        "pace": median_pace(measurement),
     }
 
 
@@ -206,7 +208,7 @@ def _device(candidate: Candidate) -> Json | None:
 
 def _measured_there(device: Measurement) -> Json:
     return {
-        **{k: v for k, v in _host(device).items() if k != "wall_latency_ms"},
+        **{k: v for k, v in _host(device).items() if k not in ("wall_latency_ms", "pace")},
         # What is judged there: a device's interruptions are its own.
         "latency_ms": _quantiles(device.wall_latency_ms),
         "uninterrupted_latency_ms": _quantiles(device.latency_ms),

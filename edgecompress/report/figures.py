@@ -31,6 +31,11 @@ def process_medians(measurement: Measurement) -> tuple[float, ...]:
     return tuple(float(np.median(found)) for found in samples if len(found))
 
 
+def median_pace(measurement: Measurement) -> float | None:
+    """Return how many times as long as usual the machine took meanwhile, None where not known."""
+    return None if measurement.pace is None else float(np.median(measurement.pace))
+
+
 def load_memory_bytes(measurement: Measurement) -> int | None:
     """Return the median over processes of the memory that opening the model took."""
     loads = [process.load_memory_bytes for process in measurement.processes]

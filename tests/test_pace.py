@@ -1,0 +1,285 @@
+"""The machine's usual pace: timed beside each model, remembered, and taken out of a verdict."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import onnxruntime
+import pytest
+from evidence import MODEL, measured
+from hypothesis import given
+from hypothesis import strategies as st
+
+from edgecompress.measuring import child, host, latency
+from edgecompress.measuring.pace import (
+    KNOWN,
+    OCCASION_S,
+    RECENT,
+    reference_network,
+    remember_pace,
+    usual_of,
+    usual_pace,
+)
+from edgecompress.measuring.readings import FARTHEST, GUARD, PACED_GUARD
+from edgecompress.profiles import Budget, Device, Profile
+from edgecompress.recipe import MeasureSettings
+from edgecompress.records import BudgetCheck, Measurement, OnnxModel, UsualPace
+from edgecompress.runtime import onnx_model
+from edgecompress.verdict import Evidence, judge
+
+USUAL = UsualPace(0.25, 2 * KNOWN)
+
+
+@pytest.fixture
+def reference(tmp_path: Path) -> Path:
+    path = tmp_path / "reference.onnx"
+    path.write_bytes(reference_network())
+    return path
+
+
+# Timing the reference
+
+
+def test_the_reference_is_always_the_same_and_computes(reference: Path) -> None:
+    assert reference_network() == reference.read_bytes()
+    session = onnxruntime.InferenceSession(reference)
+    (shape,) = [x.shape for x in session.get_inputs()]
+    (answer,) = session.run(None, {"x": np.ones(shape, np.float32)})
+    assert np.isfinite(answer).all() and answer.std() > 0
+
+
+def test_the_reference_is_timed_after_every_stretch(reference: Path) -> None:
+    timed = child.Reference(str(reference))
+    calls: list[int] = []
+    request = {"seconds": 1e-9, "min_calls": 3, "max_calls": 10}
+
+    def pause() -> None:
+        calls.append(1)
+        timed.look()
+
+    wall, _ = child.sample(lambda: None, request, pause)
+    assert len(wall) == len(calls) == len(timed.looks_ms) == 3
+    assert min(timed.looks_ms) > 0
+
+
+def test_without_a_reference_nothing_is_timed() -> None:
+    none = child.Reference(None)
+    none.look()
+    assert none.looks_ms == []
+
+
+def test_a_slow_model_stops_as_soon_as_it_was_called_often_enough(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """With a faked clock: a call takes 50 ms, a stretch holds ten."""
+    now, pauses = [0], []
+    monkeypatch.setattr(child, "perf_counter_ns", lambda: now[0])
+    monkeypatch.setattr(child, "waiting_clock", lambda: None)
+
+    def call() -> None:
+        now[0] += 50 * 10**6
+
+    def pause() -> None:
+        pauses.append(now[0])
+        now[0] += 30 * 10**6  # belongs to no stretch
+
+    request = {"seconds": 0.5, "min_calls": 25, "max_calls": 4000}
+    wall, _ = child.sample(call, request, pause)
+    assert len(wall) == 25
+    assert [moment // 10**6 for moment in pauses] == [500, 1030, 1310]
+
+
+# Remembering
+
+
+def test_an_occasion_counts_once_however_often_the_machine_was_seen(tmp_path: Path) -> None:
+    for second in range(10):
+        remember_pace("here", [9.0], tmp_path, float(second))
+    for number in range(1, KNOWN):
+        assert usual_pace("here", tmp_path) is None
+        remember_pace("here", [0.25, 0.25, 9.0], tmp_path, number * OCCASION_S)
+    assert usual_pace("here", tmp_path) == UsualPace(0.25, KNOWN)
+    assert usual_pace("another machine", tmp_path) is None
+
+
+def test_a_machine_that_changed_for_good_is_known_anew() -> None:
+    before = [(i * OCCASION_S, 0.5) for i in range(RECENT)]
+    after = [((RECENT + i) * OCCASION_S, 0.25) for i in range(RECENT // 2 + 1)]
+    assert usual_of(before) == UsualPace(0.5, RECENT)
+    assert usual_of(before + after) == UsualPace(0.25, RECENT)
+
+
+def test_nothing_seen_is_no_pace() -> None:
+    assert usual_of([]) is None
+
+
+def often(folder: Path, reference_ms: float) -> None:
+    """Let the machine be seen as often as it takes to know it."""
+    for number in range(KNOWN):
+        remember_pace("here", [reference_ms], folder, number * OCCASION_S)
+
+
+@pytest.mark.parametrize("kept", [b"", b"{", b'[[1, "x"]]', b"[[0, 0]]"])
+def test_a_spoilt_memory_starts_anew(tmp_path: Path, kept: bytes) -> None:
+    often(tmp_path, 0.5)
+    (file,) = tmp_path.iterdir()
+    file.write_bytes(kept)
+    assert usual_pace("here", tmp_path) is None
+    often(tmp_path, 0.25)
+    assert usual_pace("here", tmp_path) == UsualPace(0.25, KNOWN)
+
+
+def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
+    blocked = tmp_path / "file"
+    blocked.write_bytes(b"")
+    remember_pace("here", [0.25], blocked / "pace")
+    assert usual_pace("here", blocked / "pace") is None
+
+
+def _answers(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
+    """Let processes answer without running any."""
+    answer: dict[str, Any] = {
+        "wall_ms": [1.0] * 10,
+        "waited_ms": [0.0] * 10,
+        "reference_ms": [0.25],
+        "warmup_calls": 1,
+        "cold_start_ms": 1.0,
+        "peak_memory_bytes": 1,
+        "load_memory_bytes": 1,
+        "uncontrolled": [],
+    }
+    monkeypatch.setattr(latency, "_run_child", lambda *_: answer | changed)
+
+
+@pytest.mark.parametrize(
+    ("changed", "kept"),
+    [
+        ({}, True),
+        ({"waited_ms": [0.01] * 10}, False),
+        ({"uncontrolled": ["not pinned to a core"]}, False),
+        ({"reference_ms": []}, False),
+    ],
+    ids=["quiet", "contended", "uncontrolled", "not timed"],
+)
+def test_only_a_quiet_machine_is_remembered(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], kept: bool
+) -> None:
+    _answers(monkeypatch, **changed)
+    remembered: list[Sequence[float]] = []
+    monkeypatch.setattr(latency, "remember_pace", lambda _, ms: remembered.append(list(ms)))
+    models = {"model": onnx_model(reference)}
+    latency.measure(models, {"model": {}}, MeasureSettings(processes=(3,)))
+    assert remembered == ([[0.25] * 3] if kept else [])
+
+
+@pytest.mark.parametrize(("threads", "timed"), [(1, True), (2, False)])
+def test_the_reference_runs_beside_models_of_one_thread(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, threads: int, timed: bool
+) -> None:
+    requests: list[dict[str, Any]] = []
+    _answers(monkeypatch)
+    answering = latency._run_child
+
+    def ask(model: OnnxModel, request: dict[str, Any]) -> dict[str, Any]:
+        requests.append(request)
+        return answering(model, request)
+
+    monkeypatch.setattr(latency, "_run_child", ask)
+    monkeypatch.setattr(latency, "remember_pace", lambda *_: None)
+    models = {"model": onnx_model(reference)}
+    latency.measure(models, {"model": {}}, MeasureSettings(processes=(1,)), threads)
+    assert ("reference" in requests[0]) is timed
+
+
+def test_a_measurement_holds_what_was_known_before_it(
+    reference: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.setattr("edgecompress.measuring.pace.user_cache", lambda: tmp_path)
+    _answers(monkeypatch)
+    models = {"model": onnx_model(reference)}
+
+    def measure() -> Measurement:
+        return latency.measure(models, {"model": {}}, MeasureSettings(processes=(3,)))["model"]
+
+    for number in range(KNOWN):
+        remember_pace(host.describe_host().fingerprint, [0.2], at=number * OCCASION_S)
+    for found in (measure(), measure()):
+        assert [p.reference_ms for p in found.processes] == [(0.25,)] * 3
+        assert found.pace is not None and found.usual is not None
+    assert found.usual == UsualPace(0.2, KNOWN + 1)
+    assert found.pace == pytest.approx([1.25] * 3)
+
+
+# Judging
+
+
+def paced(milliseconds: float, slower: float, usual: UsualPace | None = USUAL) -> Measurement:
+    """Return twenty processes on a machine that runs so many times slower than usual."""
+    rng = np.random.default_rng(0)
+    calls = [milliseconds * slower * (1 + 0.002 * rng.standard_normal(50)) for _ in range(20)]
+    found = measured(calls)
+    processes = tuple(replace(p, reference_ms=(0.25 * slower,)) for p in found.processes)
+    return replace(found, processes=processes, usual=usual)
+
+
+def check(measurement: Measurement, **budget: float) -> BudgetCheck:
+    limits = budget or {"latency_ms.p50": 10.0}
+    profile = Profile(
+        name="here",
+        device=Device(description="this machine", host=True),
+        budget=Budget.model_validate(limits),
+    )
+    (found,) = judge(profile, Evidence(MODEL, measurement)).checks
+    return found
+
+
+@given(slower=st.floats(1 - 0.9 * FARTHEST, 1 + 0.9 * FARTHEST))
+def test_the_machines_pace_changes_no_figure_and_no_answer(slower: float) -> None:
+    for milliseconds, status in ((9.8, "pass"), (9.9, "inconclusive"), (10.3, "fail")):
+        found = check(paced(milliseconds, slower))
+        assert found.status == status
+        assert found.value == pytest.approx(milliseconds, rel=2e-3)
+
+
+@pytest.mark.parametrize(
+    ("slower", "words"), [(1.03, "now 3.0% slower"), (0.98, "now 2.0% faster")]
+)
+def test_the_reason_says_that_the_pace_was_taken_out(slower: float, words: str) -> None:
+    assert f"over 20 processes, at this machine's usual pace ({words})" in (
+        check(paced(9.0, slower)).reason
+    )
+
+
+@pytest.mark.parametrize(
+    "measurement",
+    [
+        paced(9.8, 1.0, usual=None),
+        paced(9.8 / 1.1, 1.1),
+        replace(paced(9.8, 1.0), processes=measured([np.full(50, 9.8)] * 20).processes),
+    ],
+    ids=["unknown", "another machine", "not timed"],
+)
+def test_what_is_not_known_is_not_taken_out(measurement: Measurement) -> None:
+    found = check(measurement)
+    assert found.status == "inconclusive"
+    assert "at this machine's usual pace" not in found.reason
+    assert f"guard band of {GUARD:.1%}" in found.reason
+    assert found.value == pytest.approx(9.8, rel=2e-3)
+
+
+def test_a_machine_far_from_its_usual_pace_is_said() -> None:
+    assert "over 20 processes, 10.0% slower than usual" in check(paced(9.0, 1.1)).reason
+
+
+def test_a_known_pace_needs_a_narrower_guard() -> None:
+    assert f"guard band of {PACED_GUARD:.1%}" in check(paced(9.9, 1.0)).reason
+
+
+def test_a_cold_start_is_judged_as_it_was() -> None:
+    found = check(paced(9.0, 1.03), cold_start_ms=55.0)
+    assert found.value == pytest.approx(50.0)
+    assert "usual pace" not in found.reason
