@@ -3,7 +3,8 @@
 A row of processes gives one figure each; their signed-rank bounds say where the figure lies, and
 margins say how far from a limit that decides. The margins cover what the processes of one set
 cannot show: the machine's drift from one set to the next, or that the set was disturbed. Where the
-machine's usual pace is known, figures are turned to it first, and little drift is left.
+machine's usual pace is known, figures are turned to it first: that takes out most of the drift, and
+the margin is left for what the reference network does not feel.
 """
 
 from __future__ import annotations
@@ -24,10 +25,9 @@ from edgecompress.statistics import burst_share, drift, quantile, split_error, w
 
 ERROR = 0.05  # of a one-sided bound, over all looks together
 # Quiet sets of twenty processes, minutes apart, lie 2.1 % (root mean square) from the median of the
-# others where this was recorded (benchmarks/verdict/): 1.64 of that, less the bounds' own width.
+# others where this was recorded (benchmarks/verdict/): 1.64 of that, less the bounds' own width. At
+# the usual pace they agree far better, but a net that waits for memory need not.
 GUARD = 0.03
-# The same with every process's figure turned to the machine's usual pace.
-PACED_GUARD = 0.015
 FARTHEST = 0.06  # from the usual pace; a machine that is farther off is another machine
 FULL = 20  # the number of processes that GUARD is for
 BURSTS = 0.01  # the share of time in bursts from which on they are refused
@@ -97,24 +97,23 @@ def timing_bounds(
     readings = readings.at_usual_pace()
     low, high = walsh_bounds(readings.figure, split_error(looks, ERROR).get(count, ERROR))
     noise, contention = disturbances(readings, own_interruptions)
-    paced = readings.pace is not None
-    guard = max(guard_band(count, paced), abs(drift(readings.typical)))
+    guard = max(guard_band(count), abs(drift(readings.typical)))
     return Bounds(
         value=median(readings.figure.tolist()),
         low=low,
         high=high,
         pass_margin=FAR if noise else guard,
         fail_margin=FAR if noise or contention else guard,
-        known=f"over {count} processes{_at_pace(found, paced)}",
+        known=f"over {count} processes{_at_pace(found, readings.pace)}",
         disturbed="; ".join(noise + contention),
     )
 
 
-def _at_pace(found: Floats | None, paced: bool) -> str:
+def _at_pace(found: Floats | None, taken_out: Floats | None) -> str:
     if found is None:
         return ""
     off = pace_in_words(found)
-    return f", at this machine's usual pace (now {off})" if paced else f", {off} than usual"
+    return f", {off} than usual" if taken_out is None else f", at the usual pace (now {off})"
 
 
 def pace_in_words(pace: ArrayLike) -> str:
@@ -127,14 +126,14 @@ def pace_in_words(pace: ArrayLike) -> str:
     return f"{abs(off):.1%} {'slower' if off > 0 else 'faster'}"
 
 
-def guard_band(processes: int, paced: bool = False) -> float:
+def guard_band(processes: int) -> float:
     """Return how far from a limit so many quiet processes decide at the least.
 
     Fewer processes have seen a shorter stretch of what the machine does over minutes, so that an
     early look decides only what is clear; what is close waits for the last look. The cube root:
     recorded drift was slower than any look and asks for less, a step within a set for this much.
     """
-    return (PACED_GUARD if paced else GUARD) * max(1.0, cbrt(FULL / processes))
+    return GUARD * max(1.0, cbrt(FULL / processes))
 
 
 def disturbances(
