@@ -14,8 +14,9 @@ import pytest
 from command_line import document, quick_profile, result
 from onnx import helper, numpy_helper
 from sample_report import failing, passing, undecided
-from tiny_models import save, value
+from tiny_models import save, save_mlp, value
 
+from edgecompress.bounds import conclude
 from edgecompress.cli.annotations import step_summary, workflow_commands
 from edgecompress.cli.checking import Terms
 from edgecompress.cli.main import main
@@ -157,6 +158,45 @@ def test_a_model_that_does_not_run_leaves_the_others_judged(
     assert found["refused"][0]["model"].endswith("broken.onnx")
     assert "broken.onnx: does not run: " in found["refused"][0]["reason"]
     assert err.count("error: ") == 1
+
+
+def test_a_model_that_the_data_cannot_score_leaves_the_others_judged(
+    folder: Path, quick: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    save_mlp(folder / "wide.onnx", width=9)
+    np.savez("data.npz", x=np.eye(8, dtype=np.float32), labels=np.arange(8))
+    command = ["check", "wide.onnx", "model.onnx", "--profile", quick, "--data", "data.npz"]
+    assert main([*command, "--json"]) == 2
+    out, err = capsys.readouterr()
+    found = json.loads(out)
+    assert [r["chosen"] for r in found["reports"]] == ["model"]
+    assert [r["model"].rpartition("/")[2] for r in found["refused"]] == ["wide.onnx"]
+    assert err.startswith("error: --data data.npz: ")
+    assert len(err.splitlines()) == 1
+
+
+def test_two_profiles_of_one_name_cannot_be_told_apart(
+    folder: Path, quick: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    text = Path(quick).read_text()
+    Path("same.toml").write_text(text)
+    Path("other.toml").write_text(text.replace("0.001", "0.002"))
+    command = ["check", "model.onnx", "--profile", quick, "--profile", "same.toml", "--json"]
+    assert main(command) == 0
+    assert document(capsys)["profile"] == "quick"  # it is the same: one check
+    assert main([*command, "--profile", "other.toml"]) == 2
+    assert capsys.readouterr().err == (
+        "error: --profile other.toml: is another profile of the name 'quick'; change its name, for "
+        "answers are told apart by it\n"
+    )
+
+
+def test_a_reason_is_told_once() -> None:
+    checks = (*failing().verdict.checks, *undecided().verdict.checks)
+    report = replace(failing(), verdict=conclude(checks))
+    text = " ".join(render_fleet(Fleet((report,))).split())
+    reasons = {c.status: c.reason for c in checks}
+    assert [text.count(reasons[status]) for status in ("fail", "inconclusive")] == [1, 1]
 
 
 @pytest.mark.parametrize(

@@ -15,6 +15,7 @@ from edgecompress.cli.options import share
 from edgecompress.cli.show import emit, emit_json, progress, say
 from edgecompress.errors import (
     ChildFailedError,
+    DataError,
     EdgecompressError,
     ModelError,
     UsageError,
@@ -175,14 +176,14 @@ def _checked(
     refuse: Callable[[Path, EdgecompressError], None],
     require_measured: bool,
 ) -> list[Report]:
-    """Return the reports of all models that run; of several, one that does not stops no other."""
+    """Return the reports of all models that run; of several, one that fails stops no other."""
     from edgecompress.cli.checking import check_models, runnable
     from edgecompress.verdict import demand_measured
 
     with progress() as shown:
         try:
             reports = check_models(opened, devices, terms, shown.wait)
-        except (ModelError, ChildFailedError) as error:
+        except (ModelError, DataError, ChildFailedError) as error:
             if len(opened) == 1 and terms.baseline is None:
                 refuse(opened[0].facts.model.path, error)
                 return []
@@ -217,9 +218,16 @@ def _where(profiles: Sequence[str], target: str) -> tuple[list[Profile], Target]
     from edgecompress.profiles import load_profile
 
     where = parse_target(target)
-    devices = [load_profile(name) for name in dict.fromkeys(profiles)]
-    options.refuse_host_profiles(where, devices)
-    return devices, where
+    devices: dict[str, Profile] = {}
+    for given in profiles:
+        device = load_profile(given)
+        if devices.setdefault(device.name, device) != device:
+            raise UsageError(
+                f"--profile {given}: is another profile of the name {device.name!r}; change its "
+                "name, for answers are told apart by it"
+            )
+    options.refuse_host_profiles(where, list(devices.values()))
+    return list(devices.values()), where
 
 
 def _samples(

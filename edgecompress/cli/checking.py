@@ -107,13 +107,17 @@ def runnable(
     say: Say,
     refuse: Callable[[Path, EdgecompressError], None],
 ) -> list[OpenModel]:
-    """Return the models that run, after trying each alone; tell `refuse` of the others."""
+    """Return the models that can be judged, after trying each alone; tell `refuse` of others."""
     sound = []
     for model in models:
         found, inputs = {model.label: model.facts.model}, {model.label: model.inputs}
         machine = machine_of(terms.target)
         try:
+            if terms.samples is not None:
+                check_samples(model.facts, terms.samples)
             measure(found, inputs, terms.settings, processes=1, progress=say, machine=machine)
+            if terms.samples is not None:
+                score(model.facts, terms.samples)
         except EdgecompressError as error:
             refuse(model.facts.model.path, error)
         else:

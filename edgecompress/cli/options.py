@@ -42,13 +42,14 @@ def duration(text: str) -> float:
 
 
 def share(given: object) -> float:
-    """Read a share such as `5%` or `0.05`."""
+    """Read a share such as `5%` or `0.05`; whoever writes `5` does not mean five times as much."""
     text = str(given).strip()
+    most = 10 if text.endswith("%") else 1
     try:
         value = float(text[:-1]) / 100 if text.endswith("%") else float(text)
     except ValueError:
         value = math.nan
-    if not (math.isfinite(value) and 0 <= value <= 10):
+    if not 0 <= value <= most:
         raise typer.BadParameter(f"given {text!r}, expected a share such as 5% or 0.05")
     return value
 

@@ -90,7 +90,9 @@ def _ways(report: Report) -> str:
 
 
 def _remarks(report: Report) -> str:
-    found = [f"{c.budget}: {c.reason}" for c in report.verdict.checks if c.status != "pass"]
+    open_ones = (c for c in report.verdict.checks if c.status != "pass")
+    told = report.verdict.reason
+    found = [f"{c.budget}: {c.reason}" for c in open_ones if c.reason not in told]
     if report.chosen is None:
         found += [f"{c.label}: {c.dropped}" for c in report.candidates if c.dropped]
     found += [line for t in report.trainings[-1:] if (line := short_line(t))]
