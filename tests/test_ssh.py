@@ -87,6 +87,25 @@ def fake_python(folder: Path, script: str) -> None:
     fake(folder, "python3", f'{itself}\n{script}\nexec {sys.executable} "$@"')
 
 
+# What somebody may have written down for a host that is mostly looked at, or tunnelled through.
+OWN_OPTIONS = """\
+Host *
+  IgnoreUnknown UseKeychain
+  UseKeychain yes
+  RemoteCommand tmux attach
+  RequestTTY yes
+  SessionType none
+  StdinNull yes
+  ForkAfterAuthentication yes
+  ControlMaster auto
+  ControlPath ~/.ssh/%C
+  ControlPersist 10m
+  LocalForward 127.0.0.1:1 localhost:1
+  PermitLocalCommand yes
+  LocalCommand touch {folder}/scratch/local
+"""
+
+
 # It works
 
 
@@ -175,6 +194,22 @@ def test_run_measures_the_finalists_on_the_device(folder, board, capsys):
     assert main(words) == 0
     assert document(capsys) == found
     assert not any("child.py <" in asked for asked in board.asked)  # known already
+
+
+def test_the_clients_own_configuration_does_not_stand_in_the_way(folder, board, capsys):
+    configuration = folder / "server" / "config"
+    own = OWN_OPTIONS.format(folder=folder)
+    configuration.write_text(own + configuration.read_text())
+    assert measure(board) == 0
+    assert capsys.readouterr().out.splitlines()[1].split()[0] == "model"
+    running = subprocess.run(["ps", "-eo", "args"], capture_output=True, text=True, check=True)
+    assert f"-p {board.port}" not in running.stdout  # hung up
+
+
+def test_failures_there_are_told_in_english(board):
+    board.environment |= {"LANG": "de_DE.UTF-8", "LC_ALL": "de_DE.UTF-8"}
+    with ssh_device(Target("ssh", "me@localhost", board.port)) as device:
+        assert device.run("echo $LC_ALL").output == "C"
 
 
 def test_a_private_folder_and_a_private_runner(folder, board):

@@ -44,8 +44,8 @@ class Device(Protocol):
 
 
 def telling_code(command: str) -> str:
-    """Return a shell command that runs `command` and prints its exit code last."""
-    return f"( {command}\n) 2>&1; code=$?; echo; echo {MARK}$code"
+    """Return a shell command that runs `command`, in English, and prints its exit code last."""
+    return f"( export LC_ALL=C; {command}\n) 2>&1; code=$?; echo; echo {MARK}$code"
 
 
 def told_code(output: str) -> Ran | None:

@@ -27,7 +27,9 @@ from edgecompress.measuring.targets.device import (
 from edgecompress.measuring.targets.target import Target
 
 CONNECT_S = 15
+# What ~/.ssh/config may say of a host that is mostly looked at, or tunnelled through, is overruled.
 _OPTIONS = (
+    ("IgnoreUnknown", "*"),  # clients before 8.7 know not all of these
     ("BatchMode", "yes"),  # never ask
     ("ConnectTimeout", str(CONNECT_S)),
     ("ServerAliveInterval", "5"),  # an unplugged board is noticed after 15 s
@@ -40,6 +42,9 @@ _OPTIONS = (
     ("PermitLocalCommand", "no"),
     ("ControlPersist", "no"),  # else the connection stays when we hang up
     ("RemoteCommand", "none"),
+    ("Tunnel", "no"),
+    ("StdinNull", "no"),  # files go through it
+    ("ForkAfterAuthentication", "no"),
 )
 
 
@@ -111,16 +116,17 @@ class SshDevice:
     def _login(self) -> str:
         return self._target.address.replace("[", "").replace("]", "")
 
-    def _client(self, mastery: str) -> list[str]:
+    def _client(self, *own: str) -> list[str]:
         options = [f"{name}={value}" for name, value in _OPTIONS]
-        options += [mastery, f"ControlPath={self._socket}"]
+        options += [*own, f"ControlPath={self._socket}"]
         port = ["-p", str(self._target.port)] if self._target.port else []
         return ["ssh", *(part for option in options for part in ("-o", option)), *port]
 
     def _asking(self, command: str) -> list[str]:
         """Return the client's call for a command; the login's shell may be any, ours is sh."""
         asked = f"sh -c {shlex.quote(command)}"
-        return [*self._client("ControlMaster=no"), "--", self._login, asked]
+        client = self._client("ControlMaster=no", "SessionType=default")
+        return [*client, "--", self._login, asked]
 
     def _ended(self, done: subprocess.CompletedProcess[bytes]) -> Ran:
         ran = told_code(done.stdout.decode(errors="replace"))
