@@ -195,32 +195,43 @@ def _figure(samples: LatencySamples, name: str) -> float:
 
 
 def describe(traces: Sequence[Trace], models: Iterable[str] = SIZES) -> str:
-    """Return a table of what was recorded: each set's figures against the truth."""
-    lines = [
-        "| model | neighbours | sets | p50 against the truth | p95 against the truth | waited |"
-    ]
-    lines += ["|---|---|--:|---|---|--:|"]
-    for model in models:
-        for condition in CONDITIONS:
-            sets = of(traces, model, condition)
-            cells = []
-            for name in ASKED if sets else ():
-                off = [
-                    np.median([_figure(p, name) for p in t.measurement.processes])
-                    / truth(traces, t, name)
-                    - 1
-                    for t in sets
-                ]
-                cells.append(f"{min(off):+.1%} to {max(off):+.1%}")
-            walls, waits = (
-                sum(sum(getattr(p, f)) for t in sets for p in t.measurement.processes)
-                for f in ("wall_ms", "waited_ms")
-            )
-            if cells:
-                share = f"{waits / walls:.1%}"
-                row = (model, condition, str(len(sets)), *cells, share)
-                lines.append(f"| {' | '.join(row)} |")
+    """Return a table of the sets' figures over the median of the model's other quiet sets.
+
+    As they were, and, both, at the machine's usual pace.
+    """
+    heads = [f"{name}{pace}" for pace in ("", " at usual pace") for name in ASKED]
+    lines = [f"| model | neighbours | sets | {' | '.join(heads)} | waited |"]
+    lines += ["|---|---|--:|---|---|---|---|--:|"]
+    for model, condition in ((m, c) for m in models for c in CONDITIONS):
+        sets = of(traces, model, condition)
+        quiet = of(traces, model, "idle")
+        cells = []
+        for paced, name in ((p, n) for p in (False, True) for n in ASKED):
+            figures = {t.started: _figures(t, name, paced) for t in (*sets, *quiet)}
+            off = [
+                np.median(figures[t.started])
+                / np.median([figures[q.started] for q in quiet if q.started != t.started])
+                - 1
+                for t in sets
+            ]
+            cells.append(f"{min(off):+.1%} to {max(off):+.1%}" if sets else "")
+        if sets:
+            row = (model, condition, str(len(sets)), *cells, f"{_waited(sets):.1%}")
+            lines.append(f"| {' | '.join(row)} |")
     return "\n".join(lines)
+
+
+def _figures(trace: Trace, name: str, paced: bool) -> np.ndarray:
+    readings = read_processes(trace.measurement, partial(_figure, name=name))
+    return (readings.at_usual_pace() if paced else readings).figure
+
+
+def _waited(sets: Sequence[Trace]) -> float:
+    walls, waits = (
+        sum(sum(getattr(p, f)) for t in sets for p in t.measurement.processes)
+        for f in ("wall_ms", "waited_ms")
+    )
+    return float(waits / walls)
 
 
 def table(cells: Sequence[Cell]) -> str:

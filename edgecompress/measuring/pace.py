@@ -23,7 +23,7 @@ from edgecompress.records import UsualPace
 from edgecompress.store import digest_of, user_cache, write_atomic
 
 CHANNELS, SIDE, LAYERS = 32, 32, 4  # a quarter of a millisecond on a server's core
-OCCASION_S = 300.0  # what was measured within so long met the machine in one state
+OCCASION_S = 120.0  # what was measured within so long met the machine in one state
 KNOWN = 5  # occasions from which on a machine's pace counts as known
 RECENT = 40  # occasions that count: a machine that has changed for good is known anew
 MOST_SEEN = 1000
