@@ -9,6 +9,7 @@ what happens when the same run starts again.
 from __future__ import annotations
 
 import contextlib
+import glob
 import hashlib
 import json
 import os
@@ -33,6 +34,7 @@ A = TypeVar("A", bound=Artifact)
 
 STAGE_FILE = "stage.json"
 CHECKPOINT = "checkpoint.safetensors"
+STALE_S = 3600.0
 _TEMPORARY = ".partial"
 
 
@@ -94,6 +96,17 @@ def replace_folder(new: Path, final: Path) -> None:
     new.rename(final)
     shutil.rmtree(old, ignore_errors=True)
     flush_folder(final.parent)
+
+
+def sweep_killed(folder: Path, name: str) -> None:
+    """Remove what processes that were killed left in `folder`, half written, on the way to `name`.
+
+    An hour later: by then no other process can be at work on it.
+    """
+    for stray in folder.glob(f".{glob.escape(name)}.*{_TEMPORARY}"):
+        with contextlib.suppress(OSError):  # another process was faster
+            if time.time() - stray.stat().st_mtime > STALE_S:
+                shutil.rmtree(stray) if stray.is_dir() else stray.unlink()
 
 
 def digest_of(value: object) -> str:

@@ -12,7 +12,7 @@ from onnx import numpy_helper
 from torch import nn
 
 from edgecompress.distilling.scoring import forward
-from edgecompress.errors import RecipeError
+from edgecompress.errors import RecipeError, TrainingError
 from edgecompress.graphs import about_of
 from edgecompress.pipeline import aware
 from edgecompress.pipeline.aware import FAKE, as_trained, aware_candidate
@@ -205,3 +205,11 @@ def test_the_section_knows_its_keys(tmp_path: Path) -> None:
         load_recipe(tmp_path / "recipe.toml", ["quantize.aware.epoch=3"])
     with pytest.raises(RecipeError, match=r"quantize.aware.learning_rate"):
         load_recipe(tmp_path / "recipe.toml", ["quantize.aware.learning_rate=0"])
+
+
+def test_a_training_in_8_bits_that_breaks_names_its_key(tmp_path: Path) -> None:
+    aware = AwareSettings(epochs=1, learning_rate=1e30)
+    asked = recipe(quantize=QuantizeSettings(schemes=("static",), aware=aware))
+    with pytest.raises(TrainingError) as found:
+        candidates(asked, blobs.task(), tmp_path)
+    assert str(found.value).endswith("; give a lower quantize.aware.learning_rate")

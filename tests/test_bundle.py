@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import os
 import runpy
 import shutil
 import subprocess
@@ -299,6 +300,26 @@ def test_python_snippet_refuses_a_changed_file(bundle: Bundle, tmp_path: Path) -
     done = run_snippet(folder)
     assert done.returncode == 1
     assert done.stderr == "run.py: model.onnx was changed since it was bundled\n"
+
+
+def test_python_without_its_manifest_says_so_in_a_line(bundle: Bundle, tmp_path: Path) -> None:
+    folder = shutil.copytree(bundle.folder, tmp_path / "copy")
+    (folder / "manifest.json").unlink()
+    done = run_snippet(folder)
+    assert done.returncode == 1
+    (line,) = done.stderr.splitlines()
+    assert line.startswith("run.py: [Errno 2] No such file or directory: ")
+    assert line.endswith("manifest.json'; keep all files of the bundle together, as they were")
+    (folder / "manifest.json").write_text("{")
+    assert run_snippet(folder).stderr.startswith("run.py: Expecting property name ")
+
+
+def test_what_a_killed_bundling_left_is_swept(given: BundleContents, tmp_path: Path) -> None:
+    left = tmp_path / ".bundle.killed.partial"
+    left.mkdir()
+    os.utime(left, (0, 0))
+    write_bundle(tmp_path / "bundle", given)
+    assert not left.exists()
 
 
 def test_python_snippet_refuses_other_golden_answers(bundle: Bundle, tmp_path: Path) -> None:

@@ -16,7 +16,7 @@ from edgecompress.distilling.loop import Bench, learning_rate, require_rows_for_
 from edgecompress.distilling.modes import fastest_mode
 from edgecompress.errors import DataError, OutOfTimeError, TeacherError, TrainingError
 from edgecompress.recipe import DistillSettings, TrainSettings
-from edgecompress.records import EpochPoint
+from edgecompress.records import EpochPoint, Mode
 from edgecompress.tasks.task import Split, Task
 from edgecompress.teachers.adapters import as_teacher
 from edgecompress.teachers.weights import load_weights_
@@ -195,8 +195,18 @@ def test_a_training_that_breaks_goes_back_and_tries_slower() -> None:
 
 def test_a_training_that_keeps_breaking_stops_with_the_cause() -> None:
     settings = TrainSettings(epochs=2, batch_size=16, learning_rate=1e6)
-    with pytest.raises(TrainingError, match=r"the loss is not finite in epoch 1.*learning_rate"):
+    told = (
+        "training: the loss is not finite in epoch 1, also with the learning rate lowered 3 times"
+    )
+    with pytest.raises(TrainingError) as found:
         train_arm(CONTROL, _Exploding(), _task(), settings)
+    assert str(found.value) == f"{told}; give a lower learning_rate"
+    half = Bench(mode=Mode(precision="bf16"), section="redistill")
+    with pytest.raises(TrainingError) as found:
+        train_arm(CONTROL, _Exploding(), _task(), settings, half)
+    assert str(found.value).endswith(
+        'give a lower redistill.learning_rate, or redistill.precision = "fp32"'
+    )
 
 
 def test_a_frozen_student_is_refused() -> None:

@@ -3,6 +3,7 @@ import json
 import os
 import subprocess
 import sys
+import time
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from edgecompress.store import (
     open_store,
     replace_folder,
     room_digest,
+    sweep_killed,
     write_atomic,
 )
 
@@ -174,6 +176,24 @@ def test_half_written_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
     stray.write_bytes(b"torn")
     with open_store(tmp_path, lambda text: None):
         assert not stray.exists()
+
+
+def test_what_a_killed_process_left_goes_an_hour_later(tmp_path: Path) -> None:
+    names = (
+        ".out[1].a.partial",
+        ".out[1].b.partial",
+        ".other.a.partial",
+        "out[1]",
+        ".out1.c.partial",
+    )
+    for name in names:
+        (tmp_path / name).mkdir()
+        (tmp_path / name / "model.onnx").write_bytes(b"torn")
+    long_ago = time.time() - 3700
+    for name in (*names[:1], *names[2:]):
+        os.utime(tmp_path / name, (long_ago, long_ago))
+    sweep_killed(tmp_path, "out[1]")
+    assert {path.name for path in tmp_path.iterdir()} == set(names[1:])  # b may be at work
 
 
 def test_sigkill_while_writing_never_tears_a_file(tmp_path: Path) -> None:

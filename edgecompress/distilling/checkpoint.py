@@ -37,14 +37,14 @@ class State:
         self.curve.append(EpochPoint(self.epoch + 1, loss, validation, seconds))
         self.epoch, self.step, self.loss_sum = self.epoch + 1, 0, 0.0
 
-    def lower_rate_(self, cause: str, limit: int) -> None:
+    def lower_rate_(self, cause: str, limit: int, remedy: str) -> None:
         """Halve the learning rate after a step that broke; give up after `limit` times."""
         self.rollbacks += 1
         self.rate_scale /= 2
         if self.rollbacks > limit:
             raise TrainingError(
                 f"training: {cause} in epoch {self.epoch + 1}, also with the learning rate "
-                f'lowered {limit} times; give a lower learning_rate, or precision = "fp32"'
+                f"lowered {limit} times; {remedy}"
             )
 
 

@@ -62,7 +62,8 @@ class Bench:
     recipe's: (student_logits, teacher_logits, labels) -> a scalar; label -1 means unlabelled.
     `watch(point, module)` is shown the network after each epoch, in eval mode.
     `adjust(module, step)` may change the gradients in place before each step of the optimizer; to
-    resume in the same bits it must be a function of the weights and the step.
+    resume in the same bits it must be a function of the weights and the step. `section` of the
+    recipe holds the settings, for what errors advise.
     """
 
     seed: int = 0
@@ -73,6 +74,7 @@ class Bench:
     loss: Loss | None = None
     watch: Callable[[EpochPoint, nn.Module], None] = _no_watch
     adjust: Callable[[nn.Module, int], None] = _no_change
+    section: str = ""
 
     def keeping(self, training: str) -> Bench:
         """Return the bench with a checkpoint for one of several trainings, beside the others."""
@@ -164,10 +166,16 @@ class _Trainer:
                 self._report_and_save()
         except _NotFiniteError as error:
             self.state = restore_(good, self.module, self.optimizer)
-            self.state.lower_rate_(str(error), MAX_ROLLBACKS)
+            self.state.lower_rate_(str(error), MAX_ROLLBACKS, self._remedy())
             return
         self.state.close_epoch_(self.steps, self._scored(score), time.monotonic() - started)
         self.bench.watch(self.state.curve[-1], self.student)
+
+    def _remedy(self) -> str:
+        """Return which keys of the recipe to change when the training breaks."""
+        section = f"{self.bench.section}." if self.bench.section else ""
+        more = "" if self.bench.mode.precision == "fp32" else f', or {section}precision = "fp32"'
+        return f"give a lower {section}learning_rate{more}"
 
     def _scored(self, score: Callable[[nn.Module], float]) -> float:
         self.module.eval()

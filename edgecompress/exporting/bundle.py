@@ -27,7 +27,7 @@ from edgecompress.exporting.snippets import write_snippets
 from edgecompress.graphs import about_of
 from edgecompress.records import Artifact, Candidate, OnnxModel
 from edgecompress.runtime import main_output, session
-from edgecompress.store import artifact, library_version, replace_folder, write_atomic
+from edgecompress.store import artifact, library_version, replace_folder, sweep_killed, write_atomic
 from edgecompress.tasks import tokenizers
 from edgecompress.tasks.task import Arrays
 from edgecompress.tasks.tokenizers import Tokenizer
@@ -61,6 +61,7 @@ def write_bundle(folder: Path, contents: BundleContents) -> Bundle:
         raise ModelError("bundle: no model was chosen, so there is nothing to bundle")
     folder = folder.absolute()
     folder.parent.mkdir(parents=True, exist_ok=True)
+    sweep_killed(folder.parent, folder.name)
     new = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}.", suffix=".partial"))
     try:
         new.chmod(0o755)

@@ -96,6 +96,7 @@ class Course:
                 checkpoint=folder / CHECKPOINT,
                 soft_folder=run.store.folder / "soft_targets" / f"{soft[:16]}-{mode.precision}",
                 tick=lambda text, at, of: run.tick(f"{self.stage} {which}: {text}", at, of),
+                section=_section(self.stage),
             )
             if self.adjusting is not None:
                 bench = replace(bench, adjust=self.adjusting.on(first))
@@ -127,6 +128,18 @@ class Course:
             lambda folder: fastest_mode(network, self.run.task, settings),
             title=f"{self.stage} precision",
         )
+
+
+def _section(stage: str) -> str:
+    """Return the section of the recipe that a training stage has its settings from."""
+    match stage.partition("-")[0]:
+        case "aware":
+            return "quantize.aware"
+        case "redistill" | "recover":
+            return "redistill"
+        case "teacher":
+            return "teacher"
+    return "distill"  # its trials too, and those of students that were found
 
 
 def inspected(course: Course, network: Network, arms: tuple[Arm, ...]) -> Inspection:

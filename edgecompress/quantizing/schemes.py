@@ -28,7 +28,7 @@ from edgecompress.quantizing.prepared import NothingToDoError, prepare, refuse_q
 from edgecompress.quantizing.static import StaticForm, ends, static_int8
 from edgecompress.records import OnnxModel
 from edgecompress.runtime import run, session
-from edgecompress.store import artifact, write_atomic
+from edgecompress.store import artifact, sweep_killed, write_atomic
 from edgecompress.tasks.task import Arrays
 
 
@@ -62,6 +62,7 @@ def quantize(
     if any(scheme.startswith("static") for scheme in schemes):
         calibration = calibration_sample(calibration, source, settings.calibration_samples)
     folder.mkdir(parents=True, exist_ok=True)
+    sweep_killed(folder, "int8")
     made = []
     with tempfile.TemporaryDirectory(dir=folder, prefix=".int8.", suffix=".partial") as scratch:
         prepared = prepare(model.path, Path(scratch))

@@ -22,7 +22,14 @@ from dataclasses import dataclass
 from pathlib import Path
 
 from edgecompress.errors import ResourceError
-from edgecompress.store import digest_of, file_digest, library_version, user_cache, write_atomic
+from edgecompress.store import (
+    digest_of,
+    file_digest,
+    library_version,
+    sweep_killed,
+    user_cache,
+    write_atomic,
+)
 from edgecompress.verifying.processors import PROCESSORS, Isa, Processor
 
 Say = Callable[[str], None]
@@ -155,6 +162,7 @@ def _make(kit: Path, kits: Kits, say: Say) -> None:
     packages = (_QEMU_PACKAGE,) if kit == kits.qemu else _ARM_PACKAGES
     files = _debs(kits.downloads, kit.name, packages)
     kits.cache.mkdir(parents=True, exist_ok=True)
+    sweep_killed(kits.cache, kit.name)
     new = Path(tempfile.mkdtemp(dir=kits.cache, prefix=f".{kit.name}.", suffix=".partial"))
     try:
         new.chmod(0o755)
