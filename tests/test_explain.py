@@ -5,6 +5,8 @@ No assertion here depends on a time that was measured.
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import numpy as np
 import onnx
 import pytest
@@ -21,7 +23,7 @@ from edgecompress.measuring.explain import explain, read_profile
 from edgecompress.measuring.explained import Explanation, Tensor
 from edgecompress.measuring.findings import findings
 from edgecompress.measuring.pairs import Pairs
-from edgecompress.measuring.profiling_child import as_float32, middle, runs_of
+from edgecompress.measuring.profiling_child import as_float32, float32_ms, middle, runs_of, wanted
 from edgecompress.measuring.trial_child import ask
 from edgecompress.runtime import onnx_model
 
@@ -65,7 +67,17 @@ def test_the_middle_half_is_averaged() -> None:
     assert middle([1.0, 1.0, 2.0, 100.0]) == 1.5
 
 
-def test_a_float16_model_is_rewritten_in_float32(tmp_path) -> None:
+@pytest.mark.parametrize(
+    ("runs", "seconds", "on"),
+    [(0, 100, True), (3, 100, True), (4, 44, True), (4, 46, False), (19, 1, True), (20, 1, False),
+     (20, 0.5, True), (50, 0.5, False)],
+)  # fmt: skip
+def test_of_a_slow_model_a_few_runs_must_do(runs: int, seconds: float, on: bool) -> None:
+    assert wanted(runs, seconds, {"most": 50, "seconds": 0.6}) is on
+
+
+def save_half(path: Path) -> Path:
+    """Write a product in float16."""
     half = numpy_helper.from_array(np.ones((2, 2), np.float16), "w")
     kind = TensorProto.FLOAT16
     nodes = [
@@ -73,7 +85,20 @@ def test_a_float16_model_is_rewritten_in_float32(tmp_path) -> None:
         helper.make_node("Cast", ["m"], ["y"], to=kind),
     ]
     ends = [value("x", 1, 2, kind=kind)], [value("y", 1, 2, kind=kind)]
-    model = onnx.load(save(helper.make_graph(nodes, "half", *ends, [half]), tmp_path / "h.onnx"))
+    return save(helper.make_graph(nodes, "half", *ends, [half]), path)
+
+
+def test_a_float16_model_is_compared_unless_that_takes_too_long(tmp_path) -> None:
+    path, inputs = save_half(tmp_path / "h.onnx"), {"x": np.ones((1, 2), np.float16)}
+    request = {"model": str(path), "seconds": 0.01, "threads": 1}
+    found = float32_ms(request, onnx.load(path), inputs, call_ms=1.0)
+    assert found is not None
+    assert found > 0
+    assert float32_ms(request, onnx.load(path), inputs, call_ms=2000.0) is None
+
+
+def test_a_float16_model_is_rewritten_in_float32(tmp_path) -> None:
+    model = onnx.load(save_half(tmp_path / "h.onnx"))
     rewritten = as_float32(model)
     assert rewritten is not None
     onnx.checker.check_model(rewritten, full_check=True)

@@ -31,6 +31,9 @@ from edgecompress.measuring.child import (
 )
 
 MIN_RUNS = 20
+FEWEST = 4  # runs that must do for a slow model
+PATIENCE_S = 45.0  # after which they do
+COMPARED_S = 30.0  # the most that a comparison with float32 may take
 MAX_EVENTS = 60_000  # ONNX Runtime writes some 700 bytes about each
 TURN_NS = 10_000_000
 WARM = 3
@@ -201,10 +204,10 @@ def float32_ms(
 ) -> float | None:
     """Return the time of a call of the model rewritten in float32; None where none can be made.
 
-    The two take turns, so that the machine's drift meets both.
+    The two take turns, so that the machine's drift meets both. Nor is a model compared that is so
+    slow that warming up and a few turns would take too long.
     """
-    model = as_float32(given_model)
-    if model is None:
+    if 4 * FEWEST * call_ms > COMPARED_S * 1e3 or (model := as_float32(given_model)) is None:
         return None
     wide = {k: v.astype(np.float32) if v.dtype == np.float16 else v for k, v in inputs.items()}
     try:
@@ -214,8 +217,8 @@ def float32_ms(
         return None
     given = open_session(request["model"], session_options(request["threads"]))
     turns: list[tuple[float, float]] = []
-    end = perf_counter_ns() + int(request["seconds"] * 1e10)
-    while len(turns) < 4 or (len(turns) < 5 * MIN_RUNS and perf_counter_ns() < end):
+    end = perf_counter_ns() + 10 * int(request["seconds"] * 1e9)  # of both, and a small difference
+    while len(turns) < FEWEST or (len(turns) < 5 * MIN_RUNS and perf_counter_ns() < end):
         ours, theirs = partial(given.run, None, inputs), partial(rewritten.run, None, wide)
         turns.append((timed(ours), timed(theirs)))
     before, after = (middle([turn[i] for turn in turns]) for i in (0, 1))
@@ -249,13 +252,20 @@ def call_in_turns(plain: Any, watched: Any, inputs: Inputs, request: dict[str, A
     once = watched.run(None, inputs) and (perf_counter_ns() - start)
     size = max(1, TURN_NS // once)
     calls: list[float] = []
-    end = perf_counter_ns() + int(request["seconds"] * 1e9)
-    while len(calls) < MIN_RUNS or (len(calls) < request["most"] and perf_counter_ns() < end):
+    start = perf_counter_ns()
+    while wanted(len(calls), (perf_counter_ns() - start) / 1e9, request):
         plain.run(None, inputs)
         calls += [timed(lambda: plain.run(None, inputs)) for _ in range(size)]
         for _ in range(size):
             watched.run(None, inputs)
     return calls
+
+
+def wanted(runs: int, seconds: float, request: dict[str, Any]) -> bool:
+    """Return whether to go on after so many runs and seconds."""
+    if runs < MIN_RUNS:
+        return runs < FEWEST or seconds < PATIENCE_S
+    return bool(runs < request["most"] and seconds < request["seconds"])
 
 
 def quantized_types(model: ModelProto) -> list[str]:
