@@ -72,6 +72,29 @@ def test_without_a_reference_nothing_is_timed() -> None:
     assert none.looks_ms == []
 
 
+def test_neither_memory_nor_cold_start_holds_the_reference(
+    reference: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    events: list[str] = []
+
+    class Memory(child.Memory):
+        def peak(self) -> int:
+            events.append("peak")
+            return self.resident() + len(events)
+
+    monkeypatch.setattr(child, "Memory", Memory)
+    monkeypatch.setattr(child, "pin", lambda _: True)
+    monkeypatch.setattr(child, "warm_up", lambda *_: events.append("cold start over"))
+    look = child.Reference.look
+    monkeypatch.setattr(child.Reference, "look", lambda r: (events.append("look"), look(r)))
+    np.savez(tmp_path / "x.npz", x=np.ones((1, 3, 32, 32), np.float32))
+    request = {"model": str(reference), "inputs": str(tmp_path / "x.npz"), "names": ["x"]}
+    request |= {"threads": 1, "cores": [0], "seconds": 1e-9, "min_calls": 2, "max_calls": 2}
+    answer = child.measure(request | {"reference": str(reference)})
+    assert events[:3] == ["cold start over", "peak", "look"]
+    assert len(answer["reference_ms"]) == 2
+
+
 def test_a_slow_model_stops_as_soon_as_it_was_called_often_enough(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
