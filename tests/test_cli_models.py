@@ -125,6 +125,28 @@ def test_measure_as_json(folder, capsys):
     assert found["size_bytes"] == Path("model.onnx").stat().st_size
 
 
+def test_measure_writes_every_call_where_asked(folder, capsys):
+    arguments = ["measure", "model.onnx", "large.onnx", "--processes", "2", "--raw", "raw.npz"]
+    assert main([*arguments, "--json"]) == 0
+    models = document(capsys)["models"]
+    with np.load("raw.npz") as raw:
+        assert len(raw) == 8
+        for model in models:
+            for number, p50 in enumerate(model["host"]["process_p50_ms"]):
+                wall, waited = (
+                    raw[f"{model['label']}.{number}.{w}_ms"] for w in ("wall", "waited")
+                )
+                assert len(wall) == len(waited) >= 3
+                assert np.quantile(wall - waited, 0.5) == pytest.approx(p50, rel=0.1)
+    assert main(["measure", "model.onnx", "--sustained", "1s", "--raw", "long.npz"]) == 0
+    with np.load("long.npz") as raw:
+        assert set(raw) == {"model.0.wall_ms", "model.0.waited_ms"}
+        assert f" ran {len(raw['model.0.wall_ms']):,} times" in result(capsys)
+    assert main(["measure", "model.onnx", "--raw", "."]) == 2
+    told = capsys.readouterr().err
+    assert told == "error: --raw .: is a folder, expected a file to write\n"
+
+
 def test_quantize_writes_int8_models_and_compares_them(folder, capsys):
     rng = np.random.default_rng(0)
     np.savez("data.npz", x=rng.normal(size=(64, 64)).astype(np.float32))

@@ -142,6 +142,10 @@ def test_labels_score_both_processors(folder, capsys, pretend):
     printed = result(capsys)
     assert "accuracy here" in printed
     assert "model: accuracies lie " in printed
+    pretend(lambda found: found)
+    assert main(arguments) == 0
+    assert "model: accuracies are the same everywhere (95 % bound on how far " in result(capsys)
+    pretend(lambda found: {name: output[:, :, ::-1] for name, output in found.items()})
     assert main([*arguments, "--samples", "10", "--json"]) == 0
     first = document(capsys)["models"][0]
     spread = first["spread"]

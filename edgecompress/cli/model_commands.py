@@ -49,14 +49,24 @@ def measure(  # noqa: PLR0913 - each is an option of the command line
     explain: Annotated[
         bool, typer.Option("--explain", help="Say where the time goes, and why a model is slow.")
     ] = False,
+    raw: Annotated[
+        Path | None,
+        typer.Option(
+            "--raw",
+            metavar="FILE.npz",
+            help="Also write every call of every process: its wall time, its waiting for a core.",
+        ),
+    ] = None,
     as_json: options.Json = False,
 ) -> int:
     """Measure ONNX files, here or on a phone or board: latency, cold start, memory, size."""
     from edgecompress.cli.costs import measured
     from edgecompress.cli.explaining import explained
     from edgecompress.cli.models import open_models
+    from edgecompress.cli.raw import calls_of, refuse_folder, write_raw
     from edgecompress.measuring.targets.target import parse_target
 
+    refuse_folder(raw)
     where = parse_target(target)
     if explain and target != "host":
         raise UsageError(f"--explain looks into this machine's kernels, not into those of {target}")
@@ -64,24 +74,36 @@ def measure(  # noqa: PLR0913 - each is an option of the command line
         raise UsageError("--explain and --sustained: both given, each a run of its own; give one")
     opened = open_models(models, shape or (), inputs, batch)
     if sustained is not None:
-        return _run_on(opened, sustained, (threads, batch or 1), where, as_json)
+        return _run_on(opened, sustained, (threads, batch or 1), where, (as_json, raw))
     with progress() as shown:
         found = measured(opened, (threads, batch or 1, processes), shown.wait, where)
         reasons = explained(opened, threads, shown.wait) if explain else ()
+    if raw is not None:
+        write_raw(raw, calls_of(found))
     _show_costs(found, as_json, explanations=reasons)
     return EXIT_PASS
 
 
 def _run_on(
-    opened: list[OpenModel], seconds: float, how: tuple[int, int], where: Target, as_json: bool
+    opened: list[OpenModel],
+    seconds: float,
+    how: tuple[int, int],
+    where: Target,
+    asked: tuple[bool, Path | None],
 ) -> int:
-    """Run one model for so long, with `how` many threads and samples a call, and show it."""
+    """Run one model for so long, with `how` many threads and samples a call, and show it.
+
+    `asked` is whether JSON, and where every sample is wanted.
+    """
     from edgecompress.cli.lasting import render_run, run_json, run_on
+    from edgecompress.cli.raw import calls_of_run, write_raw
     from edgecompress.measuring.sustained import not_read
 
-    threads, batch = how
+    (threads, batch), (as_json, raw) = how, asked
     with progress() as shown:
         run = run_on(opened, seconds, threads, shown.wait, where)
+    if raw is not None:
+        write_raw(raw, calls_of_run(opened[0].label, run))
     if as_json:
         emit_json(run_json(opened[0], run, batch))
     else:

@@ -115,6 +115,11 @@ def _spread_note(rows: Sequence[Row]) -> str:
     spread = spread_of(rows)
     if spread is None:
         return ""
+    if spread.value == 0:
+        return (
+            f"{rows[0].model.label}: accuracies are the same everywhere (95 % bound on how far "
+            f"apart they lie {spread.high:.2%}, paired on {spread.samples} samples)"
+        )
     return (
         f"{rows[0].model.label}: accuracies lie {spread.value:.2%} apart at most, {spread.highest} "
         f"above {spread.lowest} (95 % bounds {spread.low:.2%} to {spread.high:.2%}, paired on "
