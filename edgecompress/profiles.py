@@ -141,15 +141,17 @@ class Costs(Settings):
 
     pointwise: Cost = Field(description="A MAC of a 1x1 convolution, in ns.")
     conv3x3: Cost = Field(description="A MAC of a 3x3 convolution of stride 1, in ns.")
-    conv_other: Cost = Field(description="A MAC of any other ungrouped convolution, in ns.")
+    conv_other: Cost = Field(description="A MAC of any other convolution, in ns.")
     depthwise: Cost = Field(description="A MAC of a depthwise convolution, in ns.")
-    grouped: Cost = Field(description="A MAC of a grouped convolution, in ns.")
+    grouped: Cost = Field(description="A MAC of a convolution in narrow groups, in ns.")
     fully_connected: Cost = Field(description="A MAC of a fully connected layer, in ns.")
     matmul: Cost = Field(description="A MAC of any other matrix product, in ns.")
     elementwise: Cost = Field(description="A byte moved by a layer without MACs, in ns.")
     exponential: Cost = Field(description="The same byte's extra under an exponential, in ns.")
     layer: Cost = Field(description="The overhead of a layer, in ms.")
     parameter: Cost = Field(description="Reading a weight, in ns.")
+    convolved: Cost = Field(description="A byte that a convolution reads or writes, in ns.")
+    unaligned: Cost = Field(description="What a MAC of channels not in fours adds, in ns.")
 
 
 class PredictionBasis(Settings):

@@ -24,9 +24,9 @@ from edgecompress.measuring.predict import predict
 from edgecompress.profiles import PredictionBasis, load_profile, profile_path
 from edgecompress.runtime import admit, make_inputs, run
 
-SEPARABLE = Features(100, 0, 10, 5, 0, 0, 0, 1, 0, 30, 1)
-DENSE = Features(5, 300, 30, 0, 0, 0, 0, 2, 0, 20, 1)
-ATTENTION = Features(0, 0, 0, 0, 0, 0, 150, 5, 1, 25, 1)
+SEPARABLE = Features(100, 0, 10, 5, 0, 0, 0, 1, 0, 30, 1, 4, 0)
+DENSE = Features(5, 300, 30, 0, 0, 0, 0, 2, 0, 20, 1, 12, 0)
+ATTENTION = Features(0, 0, 0, 0, 0, 0, 150, 5, 1, 25, 1, 0, 0)
 TRIO = (SEPARABLE, DENSE, ATTENTION)
 
 
@@ -65,7 +65,7 @@ def test_calibration_narrows_the_pace_and_says_so() -> None:
 
 
 def test_an_int8_model_moves_the_int8_costs() -> None:
-    eight = Features(100, 100, 10, 5, 0, 0, 0, 1, 0, 30, 1, int8=True)
+    eight = Features(100, 100, 10, 5, 0, 0, 0, 1, 0, 30, 1, 8, 0, int8=True)
     floats = [(work, took(work, 1.0)) for work in TRIO]
     moved = calibrated(basis(), [*floats, (eight, took(eight, 3.0))], "four models")
     assert moved.int8 is not None

@@ -8,7 +8,7 @@ import numpy as np
 import onnx
 import pytest
 from onnx import TensorProto, helper
-from published_nets import NETS
+from published_nets import NETS, Net
 from tiny_models import save_mlp, value
 
 from edgecompress.measuring.counting import UncountableError, count
@@ -46,6 +46,41 @@ def test_exponentials_are_counted_apart() -> None:
     assert 0.5 * found["elementwise_mb"] < found["exponential_mb"] < found["elementwise_mb"]
     plain = NETS["resnet18"]()
     assert count(plain.model(), {"x": plain.shape})["exponential_mb"] == pytest.approx(0.008)
+
+
+def _counts_of(*layers: tuple[int, int, int, int]) -> dict[str, float]:
+    """Count a chain of convolutions on 8 channels of 12x12: width, kernel, stride and groups."""
+    net = Net(1, 8, 12, 12)
+    for width, k, stride, groups in layers:
+        net.conv(width, k, stride, groups)
+    return count(net.model(), {"x": net.shape})
+
+
+def test_what_convolutions_move_is_counted_more_where_they_transform_it() -> None:
+    read, made = 4 * 8 * 144 / 1e6, 4 * 16 * 144 / 1e6
+    assert _counts_of((16, 1, 1, 1))["convolved_mb"] == pytest.approx(read + made)
+    assert _counts_of((16, 3, 1, 1))["convolved_mb"] == pytest.approx(5.5 * (read + made))
+    assert _counts_of((16, 3, 2, 1))["convolved_mb"] == pytest.approx(read + made / 4)
+    assert _counts_of((8, 3, 1, 8))["convolved_mb"] == 0.0
+
+
+@pytest.mark.parametrize(("width", "unaligned"), [(16, False), (12, False), (13, True), (10, True)])
+def test_channels_that_fill_no_block_are_counted_apart(width: int, unaligned: bool) -> None:
+    macs = 8 * width * 144 / 1e6
+    assert _counts_of((width, 1, 1, 1))["unaligned"] == pytest.approx(macs * unaligned)
+
+
+def test_an_images_three_channels_are_not_unaligned() -> None:
+    net = Net(1, 3, 12, 12)
+    net.conv(16, 3, 2)
+    assert count(net.model(), {"x": net.shape})["unaligned"] == 0.0
+
+
+def test_wide_groups_are_so_many_plain_convolutions() -> None:
+    widen, wide, narrow = (64, 1, 1, 1), (64, 3, 1, 4), (64, 3, 1, 8)
+    assert _counts_of(widen, wide)["conv3x3"] == pytest.approx(64 * 16 * 9 * 144 / 1e6)
+    assert _counts_of(widen, wide)["grouped"] == 0.0
+    assert _counts_of(widen, narrow)["grouped"] == pytest.approx(64 * 8 * 9 * 144 / 1e6)
 
 
 def test_a_batch_costs_its_multiple() -> None:

@@ -24,7 +24,7 @@ from edgecompress.records import LatencySamples, Measurement, Prediction, Quanti
 from edgecompress.settings import parse
 
 KINDS = list(Costs.model_fields)
-WORK = Features(100, 200, 10, 20, 0, 1, 0, 5, 0, 30, 4)
+WORK = Features(100, 200, 10, 20, 0, 1, 0, 5, 0, 30, 4, 6, 8)
 
 
 def costs(value: float = 0.1, within: float = 1.2) -> Costs:
@@ -54,9 +54,9 @@ def predicted(features: Features = WORK, device: Profile | None = None) -> Predi
 
 
 def test_the_typical_time_is_the_sum_of_work_times_cost() -> None:
-    assert predicted().latency_ms.p50 == pytest.approx(0.1 * (331 + 5 + 30 + 4))
+    assert predicted().latency_ms.p50 == pytest.approx(0.1 * (331 + 5 + 30 + 4 + 6 + 8))
     eight = predicted(replace(WORK, int8=True))
-    assert eight.latency_ms.p50 == pytest.approx(0.05 * (331 + 5 + 30 + 4))
+    assert eight.latency_ms.p50 == pytest.approx(0.05 * (331 + 5 + 30 + 4 + 6 + 8))
 
 
 def test_the_tail_lies_beyond_the_upper_end() -> None:
@@ -134,7 +134,7 @@ def test_smaller_than_any_published_model_never_narrows(share: float) -> None:
 
 
 def test_a_tiny_model_stays_far_below_a_phones_budget() -> None:
-    tiny = Features(0.0, 0.02, 0.01, 0.0, 0.0, 0.001, 0.0, 0.01, 0.0, 8, 0.002)
+    tiny = Features(0.0, 0.02, 0.01, 0.0, 0.0, 0.001, 0.0, 0.01, 0.0, 8, 0.002, 0.02, 0.0)
     found = predict(here(0.02), load_profile("android-cpu"), tiny)
     assert found is not None
     assert 0.001 < found.latency_ms.p50 < found.latency_ms.p95 < 10
@@ -167,9 +167,9 @@ def test_a_basis_rests_on_one_thing(given: dict[str, object], wanted: str) -> No
 
 
 def test_the_nearest_published_models_are_named() -> None:
-    like_mobilenet = Features(540, 0, 11, 17, 0, 1, 0, 0.2, 0, 30, 4.2)
-    like_vgg = Features(0, 15000, 80, 0, 0, 120, 0, 30, 0, 22, 138)
-    like_transformer = Features(0, 0, 300, 0, 0, 1, 50000, 1000, 500, 230, 86)
+    like_mobilenet = Features(540, 0, 11, 17, 0, 1, 0, 0.2, 0, 30, 4.2, 21, 0)
+    like_vgg = Features(0, 15000, 80, 0, 0, 120, 0, 30, 0, 22, 138, 437, 0)
+    like_transformer = Features(0, 0, 300, 0, 0, 1, 50000, 1000, 500, 230, 86, 4, 0)
     assert "nearest published models: mobilenet" in predicted(like_mobilenet).basis
     assert "nearest published models: vgg16" in predicted(like_vgg).basis
     assert "nearest published models: vision_transformer" in predicted(like_transformer).basis

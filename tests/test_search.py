@@ -49,7 +49,9 @@ class MadeUp:
     def services(self) -> Services:
         return Services(
             work=lambda models: {
-                label: Features(*(0.0,) * 5, model.size_bytes / 1e6, *(0.0,) * 3, 1.0, 0.1)
+                label: Features(
+                    *(0.0,) * 5, model.size_bytes / 1e6, *(0.0,) * 3, 1.0, 0.1, 0.0, 0.0
+                )
                 for label, model in models.items()
             },
             measure=self.measure,
@@ -134,7 +136,7 @@ def test_one_process_settles_nothing_that_is_predicted():
     device = load_profile("android-low").model_copy(
         update={"budget": host(**{"latency_ms.p95": 1}).budget}
     )
-    prediction = predict(None, device, Features(1e3, *(0.0,) * 4, 0.0, 0.0, 0.0, 0.0, 1.0, 0.1))
+    prediction = predict(None, device, Features(1e3, *(0.0,) * 8, 1.0, 0.1, 0.0, 0.0))
     verdict = judge(device, Evidence(OnnxModel(Path("/m"), "0" * 64, 10), None, prediction))
     assert screened(verdict) == verdict
 

@@ -44,7 +44,7 @@ HERE, HERE_MORE, SERVED = "this host", "this host, known better", "the two serve
 PROCESSES, SAMPLES = 3, 16
 AS_COUNTED = dict(
     elementwise="elementwise_mb", exponential="exponential_mb", layer="layers",
-    parameter="parameters_m",
+    parameter="parameters_m", convolved="convolved_mb",
 )  # fmt: skip
 
 

@@ -126,11 +126,11 @@ def _squeeze(net: Net, narrow: int, gate: str) -> None:
     net.dense(width, narrow, relu=True)
     net.dense(narrow, width)
     net.add(gate, net.x)
-    net.add("Reshape", net.x, _ints(net, 1, width, 1, 1))
+    net.add("Reshape", net.x, ints(net, 1, width, 1, 1))
     net.add("Mul", start, net.x)
 
 
-def _ints(net: Net, *values: int) -> str:
+def ints(net: Net, *values: int) -> str:
     name = f"i{len(net.weights)}"
     net.weights.append(numpy_helper.from_array(np.array(values, np.int64), name))
     return name
@@ -187,10 +187,10 @@ def resnet50() -> Net:
     return net
 
 
-def _shuffle(net: Net, groups: int, size: int) -> None:
-    net.add("Reshape", net.x, _ints(net, 1, groups, net.c // groups, size, size))
+def shuffle(net: Net, groups: int, size: int) -> None:
+    net.add("Reshape", net.x, ints(net, 1, groups, net.c // groups, size, size))
     net.add("Transpose", net.x, perm=[0, 2, 1, 3, 4])
-    net.add("Reshape", net.x, _ints(net, 1, net.c, size, size))
+    net.add("Reshape", net.x, ints(net, 1, net.c, size, size))
 
 
 def shufflenet() -> Net:
@@ -203,7 +203,7 @@ def shufflenet() -> Net:
             start, channels, first = net.x, net.c, number == 0
             out = width - channels if first else width
             net.conv(out // 4, groups=3 if channels > 24 else 1)
-            _shuffle(net, 3, 2 * size if first else size)
+            shuffle(net, 3, 2 * size if first else size)
             net.conv(net.c, 3, 2 if first else 1, net.c, relu=False)
             deep = net.conv(out, groups=3, relu=False)
             if first:
@@ -218,7 +218,7 @@ def shufflenet() -> Net:
     return net
 
 
-def _split(net: Net, start: str) -> str:
+def split(net: Net, start: str) -> str:
     """Split the channels into halves; the second is read next, the first returned."""
     halves = [f"h{len(net.nodes)}a", f"h{len(net.nodes)}b"]
     net.nodes.append(helper.make_node("Split", [start], halves, axis=1, num_outputs=2))
@@ -238,12 +238,12 @@ def shufflenet_v2() -> Net:
                 left = net.conv(half)
                 net.x, net.c = start, channels
             else:
-                left = _split(net, start)
+                left = split(net, start)
             net.conv(half)
             net.conv(half, 3, 2 if number == 0 else 1, half, relu=False)
             net.add("Concat", left, net.conv(half), axis=1)
             net.c = width
-            _shuffle(net, 2, size)
+            shuffle(net, 2, size)
     net.conv(1024)
     net.classify(1000)
     return net
@@ -305,7 +305,7 @@ def efficientnetv2_b0() -> Net:
     return net
 
 
-def _leaky(net: Net, out: int, k: int, stride: int = 1) -> str:
+def leaky(net: Net, out: int, k: int, stride: int = 1) -> str:
     net.conv(out, k, stride, relu=False)
     return net.add("LeakyRelu", net.x, alpha=0.1)
 
@@ -313,33 +313,33 @@ def _leaky(net: Net, out: int, k: int, stride: int = 1) -> str:
 def yolov4_tiny() -> Net:
     """Return it at 416x416, with both heads' convolutions."""
     net = Net(1, 3, 416, 416)
-    _leaky(net, 32, 3, 2)
-    _leaky(net, 64, 3, 2)
+    leaky(net, 32, 3, 2)
+    leaky(net, 64, 3, 2)
     for width in (64, 128, 256):
-        whole = _leaky(net, width, 3)
-        _split(net, whole)
-        first = _leaky(net, width // 2, 3)
-        second = _leaky(net, width // 2, 3)
+        whole = leaky(net, width, 3)
+        split(net, whole)
+        first = leaky(net, width // 2, 3)
+        second = leaky(net, width // 2, 3)
         net.add("Concat", second, first, axis=1)
         net.c = width
-        kept = _leaky(net, width, 1)
+        kept = leaky(net, width, 1)
         net.add("Concat", whole, kept, axis=1)
         net.c = 2 * width
         net.pool(2)
-    _leaky(net, 512, 3)
-    neck = _leaky(net, 256, 1)
-    _leaky(net, 512, 3)
+    leaky(net, 512, 3)
+    neck = leaky(net, 256, 1)
+    leaky(net, 512, 3)
     coarse = net.conv(255, relu=False)
     net.x, net.c = neck, 256
-    _leaky(net, 128, 1)
+    leaky(net, 128, 1)
     scales = numpy_helper.from_array(np.array([1, 1, 2, 2], np.float32), "scales")
     net.weights.append(scales)
     net.add("Resize", net.x, "", "scales", mode="nearest")
     net.add("Concat", net.x, kept, axis=1)
     net.c = 384
-    _leaky(net, 256, 3)
+    leaky(net, 256, 3)
     fine = net.conv(255, relu=False)
-    flat = [net.add("Reshape", head, _ints(net, 1, -1)) for head in (coarse, fine)]
+    flat = [net.add("Reshape", head, ints(net, 1, -1)) for head in (coarse, fine)]
     net.add("Concat", *flat, axis=1)
     return net
 

@@ -18,6 +18,8 @@ UNITS = {
     "exponential": "ns a byte",
     "layer": "ms a layer",
     "parameter": "ns a weight",
+    "convolved": "ns a byte",
+    "unaligned": "ns a MAC",
 }
 OLD_BUILD = "RK3588 board"  # its rows are labelled fp32, its cores' other boards fp16
 RUNTIME_FACTOR = 1.25  # of 43 comparisons, max/min: median 1.19, p90 1.44: sd 0.22 of the log

@@ -32,6 +32,11 @@ CONVOLUTIONS = {"Conv": 1, "ConvInteger": 1, "QLinearConv": 3, "ConvTranspose": 
 PRODUCTS = {"MatMul": 1, "MatMulInteger": 1, "QLinearMatMul": 3, "Gemm": 1, "QGemm": 3}
 RECURRENT = {"LSTM": 4, "GRU": 3, "RNN": 1}  # gates
 FEW = 5  # a 3x3 convolution of fewer channels (an image's) has no fast algorithm
+# The fast one (Winograd's F(4x4, 3x3), Lavin and Gray 2016) turns 4x4 outputs into 6x6 products:
+# beside reading and writing the tensors, it writes and reads 36/16 times as much.
+WINOGRAD = 1 + 2 * 36 / 16
+BLOCK = 4  # channels that a kernel computes together
+WIDE = 16  # groups of so many channels are computed as so many plain convolutions
 LOOPS = {"Loop", "Scan", "If"}  # how often they run is not in the file
 UNKNOWN = {"Einsum", "Attention", "DFT", "STFT", "DeformConv"}  # no kind of cost covers these
 # Nodes through which a tensor passes unchanged, or in another number format.
@@ -111,7 +116,7 @@ def count(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[s
     """
     graph = prepare(model, shapes)
     macs: Counter[str] = Counter()
-    layers = parameters = 0
+    layers = parameters = convolved = unaligned = 0
     weights: dict[str, int] = {}
     computed: set[str] = set()
     rest: list[NodeProto] = []
@@ -123,6 +128,9 @@ def count(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[s
         if kind:
             macs[kind] += done
             layers += 1
+            if node.op_type in CONVOLUTIONS and kind != "depthwise":
+                convolved += _bytes(graph, node) * (WINOGRAD if kind == "conv3x3" else 1)
+                unaligned += done * _is_unaligned(graph, node)
             computed.add(node.output[0])
         elif not _is_known(node):
             raise UncountableError(f"how much work a {node.op_type} is cannot be told")
@@ -138,6 +146,8 @@ def count(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[s
         "exponential_mb": smooth / 1e6,
         "layers": float(layers + others),
         "parameters_m": parameters / 1e6,
+        "convolved_mb": convolved / 1e6,
+        "unaligned": unaligned / 1e6,
         "int8": float(_is_int8(graph.nodes)),
     }
 
@@ -186,17 +196,29 @@ def _macs(graph: Graph, node: NodeProto) -> tuple[str, int]:
 def _convolution(graph: Graph, node: NodeProto) -> tuple[str, int]:
     weight = graph.shape(node.input[CONVOLUTIONS[node.op_type]])
     groups = _attribute(node, "group", 1)
-    channels = graph.shape(node.input[0])[1]
+    channels, made = graph.shape(node.input[0])[1], graph.shape(node.output[0])[1]
     transposed = node.op_type == "ConvTranspose"
     places = graph.elements(node.input[0] if transposed else node.output[0])
     macs = places * prod(weight[1:])
     kernel, strides = weight[2:], _attribute(node, "strides", [1])
-    if groups == 1:
-        if prod(kernel) == 1:
-            return "pointwise", macs
-        fast = kernel == (3, 3) and set(strides) == {1} and channels >= FEW and not transposed
-        return ("conv3x3" if fast else "conv_other"), macs
-    return ("depthwise" if groups == channels else "grouped"), macs
+    if groups > 1 and (transposed or min(channels, made) < WIDE * groups):
+        return ("depthwise" if groups == channels else "grouped"), macs
+    if prod(kernel) == 1:
+        return "pointwise", macs
+    fast = kernel == (3, 3) and set(strides) == {1} and channels >= FEW and not transposed
+    return ("conv3x3" if fast else "conv_other"), macs
+
+
+def _bytes(graph: Graph, node: NodeProto) -> int:
+    """Return the bytes of a layer's input and output."""
+    return 4 * (graph.elements(node.input[0]) + graph.elements(node.output[0]))
+
+
+def _is_unaligned(graph: Graph, node: NodeProto) -> bool:
+    """Return whether a group's channels fill no whole blocks; an image's few are apart."""
+    groups = _attribute(node, "group", 1)
+    given, made = (graph.shape(name)[1] // groups for name in (node.input[0], node.output[0]))
+    return bool(made % BLOCK or (given >= FEW and given % BLOCK))
 
 
 def _attribute(node: NodeProto, name: str, default: Any) -> Any:

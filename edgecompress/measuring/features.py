@@ -21,10 +21,13 @@ _SECONDS = 60
 class Features:
     """Hold the work of one inference: millions of MACs by kind, megabytes moved, layers.
 
-    `conv3x3` is ungrouped with stride 1, `pointwise` 1x1; a `fully_connected` layer reads each
-    weight once, `matmul` is every other matrix product. `elementwise_mb` counts what layers
-    without MACs read and write at 4 bytes an element, `exponential_mb` the part of it under an
-    exponential (sigmoid, softmax). `parameters_m` are millions of weights.
+    `pointwise` is 1x1, `conv3x3` has stride 1, `grouped` has groups of fewer channels than a kernel
+    fills. A `fully_connected` layer reads each weight once, `matmul` is every other matrix product.
+    `elementwise_mb` counts what layers without MACs read and write at 4 bytes an element,
+    `exponential_mb` the part of it under an exponential (sigmoid, softmax). `parameters_m` are
+    millions of weights. `convolved_mb` is what convolutions read and write (not depthwise ones,
+    whose bytes follow from their MACs); one of 3x3 and stride 1 moves each byte 5.5 times.
+    `unaligned` are millions of MACs of convolutions whose channels are no multiple of four.
     """
 
     pointwise: float
@@ -38,6 +41,8 @@ class Features:
     exponential_mb: float
     layers: float
     parameters_m: float
+    convolved_mb: float
+    unaligned: float
     int8: bool = False
 
     @property

@@ -50,6 +50,8 @@ def work_by_kind(features: Features) -> dict[str, float]:
         "exponential": features.exponential_mb,
         "layer": max(features.layers, 1.0),
         "parameter": features.parameters_m,
+        "convolved": features.convolved_mb,
+        "unaligned": features.unaligned,
     }
 
 
