@@ -14,6 +14,7 @@ from evidence import MODEL, measured
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecompress.cli.diagnosis import diagnose
 from edgecompress.measuring import child, host, latency
 from edgecompress.measuring.pace import (
     KNOWN,
@@ -93,6 +94,22 @@ def test_neither_memory_nor_cold_start_holds_the_reference(
     answer = child.measure(request | {"reference": str(reference)})
     assert events[:3] == ["cold start over", "peak", "look"]
     assert len(answer["reference_ms"]) == 2
+
+
+def test_a_reference_that_finds_no_memory_is_done_without(
+    reference: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    timed = child.Reference(str(reference))
+    timed.look()
+
+    def refuse(*_: object) -> None:
+        raise MemoryError
+
+    monkeypatch.setattr(child, "warm_up", refuse)
+    timed.look()
+    monkeypatch.undo()
+    timed.look()
+    assert timed.looks_ms == []
 
 
 def test_a_slow_model_stops_as_soon_as_it_was_called_often_enough(
@@ -235,6 +252,16 @@ def test_a_measurement_holds_what_was_known_before_it(
         assert found.pace is not None and found.usual is not None
     assert found.usual == UsualPace(0.2, KNOWN + 1)
     assert found.pace == pytest.approx([1.25] * 3)
+
+
+def test_doctor_says_whether_the_pace_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
+    usual: list[UsualPace | None] = [None, UsualPace(0.2364, 12)]
+    monkeypatch.setattr("edgecompress.cli.diagnosis.usual_pace", lambda _: usual.pop(0))
+    said = [dict(diagnose().facts)["usual pace"] for _ in range(2)]
+    assert said == [
+        "not known yet: measure on 5 quiet occasions, some minutes apart",
+        "0.2364 ms for the reference network, from 12 quiet occasions",
+    ]
 
 
 # Judging

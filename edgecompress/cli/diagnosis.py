@@ -10,6 +10,8 @@ from importlib.metadata import PackageNotFoundError, version
 
 from edgecompress import __version__
 from edgecompress.measuring.host import Host, describe_host
+from edgecompress.measuring.pace import KNOWN, usual_pace
+from edgecompress.records import UsualPace
 
 LIBRARIES = ("torch", "onnx", "onnxruntime", "torch-pruning", "accelerate", "scikit-learn", "numpy")
 EXTRAS = {
@@ -28,6 +30,7 @@ class Diagnosis:
     browser: str | None
     free_disk_gb: float
     missing: tuple[str, ...]
+    usual: UsualPace | None = None
 
     @property
     def facts(self) -> list[tuple[str, str]]:
@@ -43,10 +46,17 @@ class Diagnosis:
             ("free disk", f"{self.free_disk_gb:.1f} GB here"),
             ("pins processes", _yes(host.pinning)),
             ("counts waiting", _yes(host.counts_waiting)),
+            ("usual pace", self._pace()),
             ("peak memory", "measured" if host.resets_peak_memory else "with Python's start"),
             *((name, found or "not installed") for name, found in self.versions.items()),
             ("browser", self.browser or "not found"),
         ]
+
+    def _pace(self) -> str:
+        if self.usual is None:
+            return f"not known yet: measure on {KNOWN} quiet occasions, some minutes apart"
+        reference = f"{self.usual.reference_ms:.4g} ms for the reference network"
+        return f"{reference}, from {self.usual.occasions} quiet occasions"
 
     def document(self) -> dict[str, object]:
         """Return the same for machines."""
@@ -54,6 +64,7 @@ class Diagnosis:
             "host": {**asdict(self.host), "fingerprint": self.host.fingerprint},
             "versions": dict(self.versions),
             "browser": self.browser,
+            "usual_pace": asdict(self.usual) if self.usual else None,
             "free_disk_gb": round(self.free_disk_gb, 1),
             "missing": list(self.missing),
         }
@@ -75,7 +86,8 @@ def diagnose() -> Diagnosis:
     ]
     if browser is None:
         missing.append("no Chromium; only the test that opens report.html in a browser needs it")
-    return Diagnosis(host, versions, browser, shutil.disk_usage(".").free / 1e9, tuple(missing))
+    free, usual = shutil.disk_usage(".").free / 1e9, usual_pace(host.fingerprint)
+    return Diagnosis(host, versions, browser, free, tuple(missing), usual)
 
 
 def _yes(fact: bool) -> str:
