@@ -10,6 +10,8 @@ import jsonschema
 import numpy as np
 import pytest
 from command_line import document, quick_profile, result
+from onnx import helper
+from tiny_models import save, value
 
 from edgecompress.cli.main import main
 from edgecompress.report.document import report_schema
@@ -113,6 +115,19 @@ def test_measure_shows_quantiles_memory_and_size(folder, capsys):
         assert column in head
     assert row.startswith("model")
     assert "error" not in err
+
+
+def test_each_model_takes_its_own_of_what_is_given_for_several(folder, capsys):
+    graph = helper.make_graph(
+        [helper.make_node("Relu", ["sound"], ["y"])], "m", [value("sound", "n")], [value("y", "n")]
+    )
+    save(graph, folder / "listener.onnx")
+    models = ["measure", "model.onnx", "listener.onnx", "--processes", "1"]
+    assert main([*models, "--shape", "x:2x8", "--shape", "sound:16"]) == 0
+    assert main([*models, "--shape", "x:2x8", "--shape", "smell:16"]) == 2
+    assert "--shape: the model has no input 'smell'; it has x: " in capsys.readouterr().err
+    np.savez("given.npz", x=np.ones((2, 8), np.float32), sound=np.ones(16, np.float32))
+    assert main([*models, "--inputs", "given.npz"]) == 0
 
 
 def test_measure_as_json(folder, capsys):

@@ -106,6 +106,15 @@ def test_time_is_what_the_calls_took() -> None:
     assert float(unmeasured.attrib["time"]) == 0
 
 
+def test_profiles_that_rest_on_one_measurement_share_its_time() -> None:
+    report = passing()
+    alone, both = (
+        float(ElementTree.fromstring(junit_xml(Fleet(reports))).attrib["time"])
+        for reports in ((report,), (report, report))
+    )
+    assert both == pytest.approx(alone, abs=0.01)
+
+
 def test_the_same_checks_give_the_same_bytes() -> None:
     fleet = Fleet((passing(), failing()), (REFUSED,))
     assert junit_xml(fleet) == junit_xml(Fleet((passing(), failing()), (REFUSED,)))

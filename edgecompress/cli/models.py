@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import TypeVar
 
 from edgecompress.errors import EdgecompressError, UsageError
 from edgecompress.runtime import Arrays, ModelFacts, admit, make_inputs, parse_shape
+
+T = TypeVar("T")
 
 
 @dataclass(frozen=True)
@@ -29,25 +32,41 @@ def open_models(
 ) -> list[OpenModel]:
     """Admit each file and make its inputs; `batch` sets the first free dimension.
 
-    Files of one name are told apart by their whole path. With `refused`, a bad file is told to it
-    and left out, and the others are opened all the same.
+    Files of one name are told apart by their whole path. What one of them does not take may be
+    given for another. With `refused`, a bad file is told to it and left out, and the others are
+    opened all the same.
     """
     sizes = dict(map(parse_shape, shapes))
     paths = list(dict.fromkeys(paths))
     names = Counter(path.stem for path in paths)
-    opened: list[OpenModel] = []
+    admitted = _each(paths, admit, refused)
+    taken = {tensor.name for facts in admitted.values() for tensor in facts.inputs}
+
+    def inputs_of(path: Path) -> Arrays:
+        facts = admitted[path]
+        return make_inputs(facts, _batched(facts, batch) | sizes, inputs, others=taken)
+
+    return [
+        OpenModel(path.stem if names[path.stem] == 1 else str(path), admitted[path], arrays)
+        for path, arrays in _each(admitted, inputs_of, refused).items()
+    ]
+
+
+def _each(
+    paths: Iterable[Path],
+    act: Callable[[Path], T],
+    refused: Callable[[Path, EdgecompressError], None] | None,
+) -> dict[Path, T]:
+    """Return what `act` makes of each path; tell `refused`, if there is one, of those that fail."""
+    found = {}
     for path in paths:
         try:
-            facts = admit(path)
-            arrays = make_inputs(facts, _batched(facts, batch) | sizes, inputs)
+            found[path] = act(path)
         except EdgecompressError as error:
             if refused is None:
                 raise
             refused(path, error)
-            continue
-        label = path.stem if names[path.stem] == 1 else str(path)
-        opened.append(OpenModel(label, facts, arrays))
-    return opened
+    return found
 
 
 def _batched(facts: ModelFacts, batch: int | None) -> dict[str, tuple[int, ...]]:

@@ -7,10 +7,11 @@ reader shows `skipped` as harmless, and what is not known to fit must not look a
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import Mapping
 from xml.etree import ElementTree
 
-from edgecompress.records import BudgetCheck, Report
+from edgecompress.records import BudgetCheck, Measurement, Report
 from edgecompress.report import words
 from edgecompress.report.fleet import Fleet, Refusal
 
@@ -21,11 +22,12 @@ Element = ElementTree.Element
 def junit_xml(fleet: Fleet) -> bytes:
     """Return the document: the same bytes for the same checks.
 
-    `time` is the seconds that the model's calls took in all, shared alike among the cases that
-    rest on them; nothing in it is the judged latency, which stands in the properties.
+    `time` is the seconds that the model's calls took in all, shared alike among the suites and
+    cases that rest on them; nothing in it is the judged latency, which stands in the properties.
     """
     root = Element("testsuites", name="edgecompress check")
-    root.extend(_suite(report) for report in fleet.reports)
+    suites = Counter(id(_measurement(report)) for report in fleet.reports)
+    root.extend(_suite(report, suites[id(_measurement(report))]) for report in fleet.reports)
     root.extend(_refused(refusal) for refusal in fleet.refusals)
     for count in ("tests", "failures", "errors"):
         root.set(count, str(sum(int(suite.attrib[count]) for suite in root)))
@@ -35,12 +37,12 @@ def junit_xml(fleet: Fleet) -> bytes:
     return text + b"\n"
 
 
-def _suite(report: Report) -> Element:
+def _suite(report: Report, sharing: int) -> Element:
     checks = report.verdict.checks
     model = report.chosen or "no model"
     name = f"{model} on {report.profile}"
     timed = sum(check.basis in MEASURED for check in checks)
-    each = _measured_seconds(report) / max(1, timed)
+    each = _measured_seconds(report) / sharing / max(1, timed)
     suite = _counted(name, [_case(check, name, each) for check in checks])
     best = report.best
     facts = {
@@ -101,10 +103,12 @@ def _properties(facts: Mapping[str, str]) -> Element:
     return properties
 
 
+def _measurement(report: Report) -> Measurement | None:
+    return (report.best.device or report.best.measurement) if report.best else None
+
+
 def _measured_seconds(report: Report) -> float:
-    best = report.best
-    found = best and (best.device or best.measurement)
-    if not found:
+    if (found := _measurement(report)) is None:
         return 0.0
     return sum(p.cold_start_ms + sum(p.wall_ms) for p in found.processes) / 1e3
 

@@ -97,7 +97,7 @@ def from_arrays(facts: ModelFacts, arrays: Arrays, source: str, limit: int | Non
 
 def made_up(facts: ModelFacts, shapes: dict[str, tuple[int, ...]], count: int) -> Golden:
     """Make `count` calls up, each from a seed of its own."""
-    made = [make_inputs(facts, shapes, seed=seed) for seed in range(count)]
+    made = [make_inputs(facts, shapes, seed=seed, others=shapes) for seed in range(count)]
     calls = {name: np.stack([arrays[name] for arrays in made]) for name in made[0]}
     sizes = {array.shape[1] if array.ndim > 1 else 0 for array in calls.values()}
     sampled = len(sizes) == 1 and sizes != {0}
