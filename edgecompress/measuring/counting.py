@@ -116,7 +116,8 @@ def count(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[s
     """
     graph = prepare(model, shapes)
     macs: Counter[str] = Counter()
-    layers = parameters = convolved = unaligned = 0
+    layers = parameters = unaligned = 0
+    convolved = 0.0
     weights: dict[str, int] = {}
     computed: set[str] = set()
     rest: list[NodeProto] = []
