@@ -39,12 +39,8 @@ def answer(name: str, unit: str, limit: float, bounds: Bounds, basis: Basis) -> 
             most = f", at most {bounds.high:.4g}" if bounds.high > bounds.low else ""
             reason = f"{figure}{most}: {_apart(bounds.high, limit, unit)}"
         case "fail":
-            needed = _rounded_up(bounds.high * (1 + bounds.pass_margin))
             least = f", at least {bounds.low:.4g}" if bounds.high > bounds.low else ""
-            reason = (
-                f"{figure}{least}: {_apart(bounds.low, limit, unit)}; "
-                f"it would pass a limit of {needed:.4g} {unit}".strip()
-            )
+            reason = f"{figure}{least}: {_apart(bounds.low, limit, unit)}; {_passing(bounds, unit)}"
         case "inconclusive":
             reason = f"{figure}, {_undecided(bounds, limit, unit)}"
     low, high = (end if isfinite(end) else None for end in (bounds.low, bounds.high))
@@ -73,7 +69,13 @@ def _undecided(bounds: Bounds, limit: float, unit: str) -> str:
             f"{limit:.4g} {unit}; measure on a quiet machine"
         )
     guard = f", with a guard band of {margin:.1%} for drift" if margin else ""
-    return f"{span}{guard}: too close to {limit:.4g} {unit} to tell"
+    return f"{span}{guard}: too close to {limit:.4g} {unit} to tell; {_passing(bounds, unit)}"
+
+
+def _passing(bounds: Bounds, unit: str) -> str:
+    """Say to what the budget would have to move."""
+    needed = _rounded_up(bounds.high * (1 + bounds.pass_margin))
+    return f"it would pass a limit of {needed:.4g} {unit}".strip()
 
 
 def _apart(figure: float, limit: float, unit: str) -> str:

@@ -14,6 +14,7 @@ from evidence import MODEL, measured
 from hypothesis import given
 from hypothesis import strategies as st
 
+from edgecompress.cli.costs import conditions
 from edgecompress.cli.diagnosis import diagnose
 from edgecompress.measuring import child, host, latency
 from edgecompress.measuring.pace import (
@@ -28,7 +29,7 @@ from edgecompress.measuring.pace import (
 from edgecompress.measuring.readings import FARTHEST
 from edgecompress.profiles import Budget, Device, Profile
 from edgecompress.recipe import MeasureSettings
-from edgecompress.records import BudgetCheck, Measurement, OnnxModel, UsualPace
+from edgecompress.records import BudgetCheck, Candidate, Measurement, OnnxModel, UsualPace
 from edgecompress.runtime import onnx_model
 from edgecompress.verdict import Evidence, judge
 
@@ -320,6 +321,16 @@ def test_what_is_not_known_is_not_taken_out(measurement: Measurement) -> None:
 
 def test_a_machine_far_from_its_usual_pace_is_said() -> None:
     assert "over 20 processes, 10.0% slower than usual" in check(paced(9.0, 1.1)).reason
+
+
+@pytest.mark.parametrize(("slower", "said"), [(1.03, True), (0.97, True), (1.01, False)])
+def test_measure_says_when_the_machine_was_far_from_its_usual_pace(
+    slower: float, said: bool
+) -> None:
+    candidate = Candidate("model", MODEL, "given", None, (), paced(9.0, slower), None)
+    words = f"this machine ran 3.0% {'slower' if slower > 1 else 'faster'} than usual meanwhile"
+    lines = [f"{words}, as known from {USUAL.occasions} occasions"] if said else []
+    assert conditions([candidate]) == lines
 
 
 def test_a_cold_start_is_judged_as_it_was() -> None:

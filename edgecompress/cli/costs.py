@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import replace
 from functools import partial
 from pathlib import Path
+from statistics import median
 
 from edgecompress.cli.controlling import controlled
 from edgecompress.cli.data import Samples
@@ -30,6 +31,7 @@ from edgecompress.runtime import Arrays, run, takes_any_batch
 Say = Callable[[str], None]
 
 PARITY_SAMPLES = 2048
+OFF_PACE = 0.02  # from the usual pace: then it is said
 NOTABLE = 1.05  # times as long with the waiting: then both are shown
 
 
@@ -149,7 +151,8 @@ def conditions(candidates: Sequence[Candidate]) -> list[str]:
 
 
 def _pace_lines(cost: Measurement) -> Iterator[str]:
-    if cost.usual is not None and cost.pace is not None:
+    """Say that the machine was far from its usual pace."""
+    if cost.usual is not None and cost.pace is not None and abs(median(cost.pace) - 1) > OFF_PACE:
         known = f"as known from {cost.usual.occasions} occasions"
         yield f"this machine ran {pace_in_words(cost.pace)} than usual meanwhile, {known}"
 
