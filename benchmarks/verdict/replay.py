@@ -21,9 +21,10 @@ from __future__ import annotations
 
 import argparse
 from collections import Counter
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass, replace
 from functools import partial
+from itertools import product
 from pathlib import Path
 from statistics import median
 
@@ -98,10 +99,15 @@ def main() -> None:
     print("\n\n".join((describe(traces), table(cells), worst(cells))))
 
 
-def replay(traces: Sequence[Trace], repeats: int, models: Iterable[str] = SIZES) -> Iterator[Cell]:
-    """Yield the cells of every model, condition and quantile that was recorded."""
+def replay(
+    traces: Sequence[Trace],
+    repeats: int,
+    models: Iterable[str] = SIZES,
+    drawn: Callable[[Trace], bool] = lambda _: True,
+) -> Iterator[Cell]:
+    """Yield the cells of every model, condition and quantile of which sets may be drawn."""
     for number, (model, condition) in enumerate((m, c) for m in models for c in CONDITIONS):
-        sets = of(traces, model, condition)
+        sets = [t for t in of(traces, model, condition) if drawn(t)]
         for name in ASKED if sets else ():
             rng = np.random.default_rng((number, ASKED.index(name)))
             true = [truth(traces, one, name) for one in sets]
@@ -155,10 +161,13 @@ def whole(trace: Trace, rows: np.ndarray, name: str, limit: float) -> Status:
     return judge(profile, Evidence(model, measurement)).status
 
 
-def knowing(traces: Sequence[Trace], occasions: int | None = None, seed: int = 0) -> list[Trace]:
+def knowing(
+    traces: Sequence[Trace], occasions: int | None = None, latest: bool = False, seed: int = 0
+) -> list[Trace]:
     """Return the traces with the usual pace as it is known at each of them.
 
-    From all quiet sets at other times, or from so many occasions drawn from these.
+    From all quiet sets at other times, or from so many occasions: drawn from these, or the latest
+    before each set.
     """
     rng = np.random.default_rng(seed)
     quiet = [t for t in traces if t.condition == "idle"]
@@ -168,7 +177,12 @@ def knowing(traces: Sequence[Trace], occasions: int | None = None, seed: int = 0
         seen: dict[int, list[tuple[float, float]]] = {}
         for t in apart:
             seen.setdefault(int(t.started // OCCASION_S), []).append((t.started, reference_ms(t)))
-        drawn = list(seen) if occasions is None else rng.permutation(list(seen))[:occasions]
+        drawn = sorted(seen)
+        if latest:
+            now = trace.started // OCCASION_S
+            drawn = [occasion for occasion in drawn if occasion < now][-(occasions or 0) :]
+        elif occasions is not None:
+            drawn = list(rng.permutation(drawn)[:occasions])
         usual = usual_of([pair for occasion in drawn for pair in seen[occasion]])
         found.append(replace(trace, measurement=replace(trace.measurement, usual=usual)))
     return found
@@ -278,22 +292,28 @@ def worst(cells: Sequence[Cell]) -> str:
 def learning(traces: Sequence[Trace], repeats: int) -> str:
     """Return what is right and wrong of quiet sets when the pace is known from few occasions."""
     lines = ["| occasions | false PASS +0% | +2% | +3% | INCONCLUSIVE -5% | +5% |"]
-    lines += ["|--:|" + "--:|" * 5]
+    lines += ["|---|" + "--:|" * 5]
     asked: list[tuple[float, Status]] = [(over, "pass") for over in (1.00, 1.02, 1.03)]
     asked += [(over, "inconclusive") for over in (0.95, 1.05)]
-    for occasions in (5, 7, 10, 15):
+    for occasions, latest in product((5, 7, 10), (False, True)):
         cells = [
             cell
-            for seed in range(10)
-            for cell in replay(knowing(traces, occasions, seed), repeats)
-            if cell.condition == "idle"
+            for seed in range(1 if latest else 10)
+            for cell in replay(
+                knowing(traces, occasions, latest, seed), repeats, drawn=_quiet_and_known
+            )
         ]
         shares = []
         for over, status in asked:
             those = [c.counts for c in cells if c.over == over]
             shares.append(sum(c[status] for c in those) / sum(c.total() for c in those))
-        lines.append(f"| {occasions} | {' | '.join(f'{share:.2%}' for share in shares)} |")
+        words = f"{occasions}, {'the latest' if latest else 'drawn'}"
+        lines.append(f"| {words} | {' | '.join(f'{share:.2%}' for share in shares)} |")
     return "\n".join(lines)
+
+
+def _quiet_and_known(trace: Trace) -> bool:
+    return trace.condition == "idle" and trace.measurement.usual is not None
 
 
 if __name__ == "__main__":
