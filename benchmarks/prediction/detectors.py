@@ -1,4 +1,4 @@
-"""Rebuild the published models that `nets.py` leaves out: they were never timed on a host here."""
+"""Rebuild the published models that `nets.py` leaves out."""
 
 from __future__ import annotations
 

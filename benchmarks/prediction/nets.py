@@ -118,7 +118,7 @@ def mnasnet() -> Net:
     )
 
 
-def _squeeze(net: Net, narrow: int, gate: str) -> None:
+def squeeze(net: Net, narrow: int, gate: str) -> None:
     """Append squeeze and excitation by dense layers."""
     start, width = net.x, net.c
     net.add("GlobalAveragePool", start)
@@ -153,7 +153,7 @@ def mobilenet_v3() -> Net:
             net.add(act, net.conv(wide, relu=False))
         net.conv(wide, k, stride, wide, relu=False)
         if squeezed:
-            _squeeze(net, wide // 4, "HardSigmoid")
+            squeeze(net, wide // 4, "HardSigmoid")
         net.add(act, net.x)
         net.conv(out, relu=False)
         if stride == 1 and out == channels:
@@ -257,7 +257,7 @@ def regnety_400m() -> Net:
             start, channels, stride = net.x, net.c, 2 if number == 0 else 1
             net.conv(width)
             net.conv(width, 3, stride, width // 8)
-            _squeeze(net, channels // 4, "Sigmoid")
+            squeeze(net, channels // 4, "Sigmoid")
             deep = net.conv(width, relu=False)
             if number == 0:
                 net.x, net.c = start, channels
