@@ -140,7 +140,7 @@ class Costs(Settings):
     """Hold what a core takes for each kind of work. A model's typical time is the sum."""
 
     pointwise: Cost = Field(description="A MAC of a 1x1 convolution, in ns.")
-    conv3x3: Cost = Field(description="A MAC of a 3x3 convolution of stride 1, in ns.")
+    conv3x3: Cost = Field(description="A MAC of a 3x3 convolution of stride and dilation 1, in ns.")
     conv_other: Cost = Field(description="A MAC of any other convolution, in ns.")
     depthwise: Cost = Field(description="A MAC of a depthwise convolution, in ns.")
     grouped: Cost = Field(description="A MAC of a convolution in narrow groups, in ns.")
@@ -152,6 +152,18 @@ class Costs(Settings):
     parameter: Cost = Field(description="Reading a weight, in ns.")
     convolved: Cost = Field(description="A byte that a convolution reads or writes, in ns.")
     unaligned: Cost = Field(description="What a MAC of channels not in fours adds, in ns.")
+
+    @model_validator(mode="before")
+    @classmethod
+    def _counts_as_today(cls, given: Any) -> Any:
+        """Say of costs that were fitted to fewer kinds of work that they are to be fitted anew."""
+        if isinstance(given, Mapping) and given and not given.keys() & {"convolved", "unaligned"}:
+            raise ValueError(
+                "an older edgecompress fitted these costs, without 'convolved' and 'unaligned'; "
+                "fit them anew from a shipped profile: 'edgecompress profiles new NAME "
+                "--from android-cpu --calibrate ...'"
+            )
+        return given
 
 
 class PredictionBasis(Settings):

@@ -175,13 +175,13 @@ def make_inputs(
     shapes: Mapping[str, tuple[int, ...]] | None = None,
     inputs_file: Path | None = None,
     seed: int = 0,
-    others: Collection[str] = (),
+    others: Collection[str] | None = (),
 ) -> dict[str, NDArray[Any]]:
     """Return one array an input: from `inputs_file` (npz), else made up, the same every time.
 
     Made-up inputs take their shape from `shapes` or the model, where a free dimension is 1;
     integers are 0 (a valid index everywhere), texts empty, floats normal, drawn from `seed`. Names
-    in `others` may be given too: models beside this one take them.
+    in `others` may be given too: models beside this one take them (None: whatever the name).
     """
     shapes = shapes or {}
     given = read_npz(inputs_file, "--inputs") if inputs_file else {}
@@ -189,7 +189,8 @@ def make_inputs(
     if twice := sorted(shapes.keys() & given.keys()):
         raise UsageError(f"--shape and --inputs both give {twice[0]!r}; give it once")
     for option, values in (("--shape", shapes), (f"--inputs {inputs_file}", given)):
-        if unknown := sorted(set(values) - names - set(others)):
+        unknown = [] if others is None else sorted(set(values) - names - set(others))
+        if unknown:
             raise UsageError(
                 f"{option}: the model has no input {unknown[0]!r}; it has {describe_inputs(facts)}"
             )

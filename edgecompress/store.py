@@ -36,6 +36,7 @@ STAGE_FILE = "stage.json"
 CHECKPOINT = "checkpoint.safetensors"
 STALE_S = 3600.0
 _TEMPORARY = ".partial"
+_RANDOM = "[a-z0-9_]" * 8  # what `tempfile` puts into a name
 
 
 def file_digest(path: Path) -> str:
@@ -72,9 +73,17 @@ def write_atomic(path: Path, data: bytes) -> None:
 
 
 def user_cache() -> Path:
-    """Return the user's folder for what is made once on a machine: $XDG_CACHE_HOME/edgecompress."""
+    """Return the user's folder for what is made once on a machine: $XDG_CACHE_HOME/edgecompress.
+
+    Raise ResourceError for a user without a home, as in some containers.
+    """
     base = os.environ.get("XDG_CACHE_HOME", "")
-    return (Path(base) if base else Path.home() / ".cache").absolute() / "edgecompress"
+    try:
+        return (Path(base) if base else Path.home() / ".cache").absolute() / "edgecompress"
+    except RuntimeError as error:
+        raise ResourceError(
+            "this user has no home folder to keep a cache in; name a folder in XDG_CACHE_HOME"
+        ) from error
 
 
 def flush_folder(folder: Path) -> None:
@@ -101,9 +110,10 @@ def replace_folder(new: Path, final: Path) -> None:
 def sweep_killed(folder: Path, name: str) -> None:
     """Remove what processes that were killed left in `folder`, half written, on the way to `name`.
 
-    An hour later: by then no other process can be at work on it.
+    An hour later: by then no other process can be at work on it. What `replace_folder` moved aside
+    stays: it may be all there is.
     """
-    for stray in folder.glob(f".{glob.escape(name)}.*{_TEMPORARY}"):
+    for stray in folder.glob(f".{glob.escape(name)}.{_RANDOM}{_TEMPORARY}"):
         with contextlib.suppress(OSError):  # another process was faster
             if time.time() - stray.stat().st_mtime > STALE_S:
                 shutil.rmtree(stray) if stray.is_dir() else stray.unlink()

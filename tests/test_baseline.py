@@ -10,6 +10,8 @@ import numpy as np
 import pytest
 from command_line import quick_profile, result
 from evidence import evaluation, measured
+from onnx import helper
+from tiny_models import save, value
 
 from edgecompress.baseline import Tolerance, Version, compare_latency, compare_with_baseline
 from edgecompress.cli.main import main
@@ -152,6 +154,19 @@ def test_the_baselines_file_is_measured_again_in_turns(
     latency = found["baseline.latency_ms.p50"]
     assert (latency["limit"], latency["status"], latency["basis"]) == (10.0, "pass", "measured")
     assert "note" not in err
+
+
+def test_model_and_baseline_each_take_their_own_inputs(
+    folder: Path, quick: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    node = helper.make_node("Relu", ["sound"], ["y"])
+    graph = helper.make_graph([node], "m", [value("sound", "n")], [value("y", "n")])
+    save(graph, folder / "old.onnx")
+    arguments = ["--profile", quick, "--baseline", "old.onnx", "--max-regression", "900%"]
+    found, _ = checked(capsys, *arguments, "--shape", "x:2x8", "--shape", "sound:16")
+    assert set(found) == {"baseline.latency_ms.p50", "baseline.model_size_mb"}
+    assert main(["check", "model.onnx", *arguments, "--shape", "smell:16"]) == 2
+    assert "--shape: the model has no input 'smell'" in capsys.readouterr().err
 
 
 def test_a_larger_model_than_the_baseline_fails(

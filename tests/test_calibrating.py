@@ -89,6 +89,14 @@ def test_a_ratio_and_nothing_cannot_be_calibrated() -> None:
         calibrated(basis(), [], "none")
 
 
+def test_one_model_twice_calibrates_where_nothing_is_unexplained() -> None:
+    sure = basis().model_copy(update={"unexplained": 1.0})
+    found = calibrated(sure, [(WORK, 7.0), (WORK, 7.0)], "one, twice")
+    again = predict(here(), profile().model_copy(update={"prediction": found}), WORK)
+    assert again is not None
+    assert again.latency_ms.p50 == pytest.approx(7.0, rel=0.01)
+
+
 def test_the_calibration_models_are_always_the_same_and_run(tmp_path: Path) -> None:
     models = calibration_models()
     assert models == calibration_models()

@@ -130,6 +130,16 @@ def test_each_model_takes_its_own_of_what_is_given_for_several(folder, capsys):
     assert main([*models, "--inputs", "given.npz"]) == 0
 
 
+def test_what_a_refused_model_would_take_stops_no_sound_one(folder, capsys):
+    Path("broken.onnx").write_bytes(b"no model")
+    profile = quick_profile(folder, "model_size_mb = 1")
+    shapes = ["--shape", "x:2x8", "--shape", "sound:16"]
+    assert main(["check", "model.onnx", "broken.onnx", "--profile", profile, *shapes]) == 2
+    out, err = capsys.readouterr()
+    assert out.startswith("INCONCLUSIVE: 1 passes, 1 model refused\n")
+    assert "has no input" not in err
+
+
 def test_measure_as_json(folder, capsys):
     arguments = ["measure", "model.onnx", "--processes", "1", "--batch", "3", "--threads", "1"]
     assert main([*arguments, "--json"]) == 0
@@ -157,9 +167,23 @@ def test_measure_writes_every_call_where_asked(folder, capsys):
     with np.load("long.npz") as raw:
         assert set(raw) == {"model.0.wall_ms", "model.0.waited_ms"}
         assert f" ran {len(raw['model.0.wall_ms']):,} times" in result(capsys)
-    assert main(["measure", "model.onnx", "--raw", "."]) == 2
-    told = capsys.readouterr().err
-    assert told == "error: --raw .: is a folder, expected a file to write\n"
+
+
+@pytest.mark.parametrize(
+    ("raw", "problem"),
+    [
+        (".", "is a folder, expected a file to write"),
+        ("large.onnx", "expected a file to write, its name ending in .npz"),
+        ("model.onnx/raw.npz", "is no folder that can be written to"),
+    ],
+)
+def test_samples_go_to_no_place_of_another_kind(folder, capsys, raw, problem):
+    before = Path("large.onnx").read_bytes()
+    assert main(["measure", "model.onnx", "--raw", raw]) == 2
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line.startswith(f"error: --raw {raw}: ")
+    assert line.endswith(problem)
+    assert Path("large.onnx").read_bytes() == before
 
 
 def test_quantize_writes_int8_models_and_compares_them(folder, capsys):

@@ -10,6 +10,7 @@ from edgecompress.profiles import (
     Budget,
     LatencyBudget,
     load_profile,
+    profile_path,
     profile_schema,
     shipped_profiles,
 )
@@ -141,6 +142,15 @@ def test_a_wrong_profile_is_refused_in_one_line(tmp_path, budget, wanted):
     path = write(tmp_path, f"{HEAD}[budget]\n{budget}\n")
     assert wanted in refusal(path)
     assert refusal(path).startswith(f"{path}: ")
+
+
+def test_costs_of_before_are_to_be_fitted_anew(tmp_path):
+    lines = profile_path("android-cpu").read_text().splitlines()
+    kept = [line for line in lines if not line.startswith(("convolved =", "unaligned ="))]
+    assert len(lines) - len(kept) == 4
+    told = refusal(write(tmp_path, "\n".join(kept)))
+    assert "prediction.floats: an older edgecompress fitted these costs" in told
+    assert "'edgecompress profiles new NAME --from android-cpu --calibrate ...'" in told
 
 
 def test_a_host_is_measured_not_predicted(tmp_path):

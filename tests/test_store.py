@@ -180,11 +180,13 @@ def test_half_written_files_of_a_killed_run_are_swept(tmp_path: Path) -> None:
 
 def test_what_a_killed_process_left_goes_an_hour_later(tmp_path: Path) -> None:
     names = (
-        ".out[1].a.partial",
-        ".out[1].b.partial",
-        ".other.a.partial",
+        ".out[1].aaaa_aa1.partial",
+        ".out[1].bbbbbbb2.partial",
+        ".other.aaaa_aa1.partial",
         "out[1]",
-        ".out1.c.partial",
+        ".out1.cccccccc.partial",
+        ".out[1].old.partial",  # all there is, when the process was killed while replacing
+        ".out[1].later.aaaa_aa1.partial",  # another bundle's
     )
     for name in names:
         (tmp_path / name).mkdir()

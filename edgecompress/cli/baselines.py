@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 
@@ -73,12 +73,24 @@ class Baseline:
         return self.known[label]
 
 
+def is_report(path: Path) -> bool:
+    """Return whether a baseline is a report and no model's file."""
+    return path.suffix == ".json"
+
+
 def open_baseline(
-    path: Path, tolerance: Tolerance, shapes: Sequence[str], inputs: Path | None
+    path: Path,
+    tolerance: Tolerance,
+    shapes: Sequence[str],
+    inputs: Path | None,
+    others: Collection[str] | None = (),
 ) -> Baseline:
-    """Return the baseline; its model gets the inputs that the others get."""
-    if path.suffix != ".json":
-        model = open_models([path], shapes, inputs)[0]
+    """Return the baseline; its model gets the inputs that the others get.
+
+    `others` are the names of inputs that the checked models take (None: whatever the name).
+    """
+    if not is_report(path):
+        model = open_models([path], shapes, inputs, others=others)[0]
         return Baseline(path, tolerance, replace(model, label=f"baseline {path}"))
     return Baseline(path, tolerance, known=_read(path))
 

@@ -113,7 +113,7 @@ def check(  # noqa: PLR0913 - each is an option of the command line
             junit.unlink()  # an earlier answer is none to this question
     settings = (asked.measure if asked else None) or MeasureSettings()
     batch = settings.batch if settings.batch > 1 else None
-    opened = open_models(models, shape or (), inputs, batch, refuse)
+    opened = open_models(models, shape or (), inputs, batch, refuse, _names_beside(baseline))
     reports: list[Report] = []
     if opened:
         accept = asked.accept if asked else None
@@ -121,7 +121,9 @@ def check(  # noqa: PLR0913 - each is an option of the command line
             settings=settings,
             samples=_samples(data, asked, out, trust_code),
             accept=accept,
-            baseline=_baseline(baseline, max_regression, accept, shape or (), inputs),
+            baseline=_baseline(
+                baseline, max_regression, accept, shape or (), inputs, None if refusals else opened
+            ),
             target=where,
         )
         for note in notes(terms.baseline):
@@ -150,13 +152,22 @@ def _refuse_contradictions(
         raise UsageError("--max-regression: given without --baseline, which says worse than what")
 
 
+def _names_beside(baseline: Path | None) -> tuple[str, ...] | None:
+    """Return which inputs the baseline takes: none, or None for any until its file is opened."""
+    from edgecompress.cli.baselines import is_report
+
+    return () if baseline is None or is_report(baseline) else None
+
+
 def _baseline(
     path: Path | None,
     ratio: float | None,
     accept: AcceptSettings | None,
     shapes: Sequence[str],
     inputs: Path | None,
+    opened: Sequence[OpenModel] | None,
 ) -> Baseline | None:
+    """Open the baseline beside the models `opened`; None where some of them were refused."""
     from edgecompress.baseline import Tolerance
     from edgecompress.cli.baselines import open_baseline
 
@@ -166,7 +177,8 @@ def _baseline(
     tolerance = Tolerance(
         usual.ratio if ratio is None else ratio, accept.max_drop if accept else usual.drop
     )
-    return open_baseline(path, tolerance, shapes, inputs)
+    names = None if opened is None else {tensor.name for m in opened for tensor in m.facts.inputs}
+    return open_baseline(path, tolerance, shapes, inputs, names)
 
 
 def _checked(

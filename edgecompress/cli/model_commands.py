@@ -63,10 +63,10 @@ def measure(  # noqa: PLR0913 - each is an option of the command line
     from edgecompress.cli.costs import measured
     from edgecompress.cli.explaining import explained
     from edgecompress.cli.models import open_models
-    from edgecompress.cli.raw import calls_of, refuse_folder, write_raw
+    from edgecompress.cli.raw import calls_of, refuse_unwritable, write_raw
     from edgecompress.measuring.targets.target import parse_target
 
-    refuse_folder(raw)
+    refuse_unwritable(raw)
     where = parse_target(target)
     if explain and target != "host":
         raise UsageError(f"--explain looks into this machine's kernels, not into those of {target}")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Collection, Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -29,18 +29,21 @@ def open_models(
     inputs: Path | None = None,
     batch: int | None = None,
     refused: Callable[[Path, EdgecompressError], None] | None = None,
+    others: Collection[str] | None = (),
 ) -> list[OpenModel]:
     """Admit each file and make its inputs; `batch` sets the first free dimension.
 
     Files of one name are told apart by their whole path. What one of them does not take may be
-    given for another. With `refused`, a bad file is told to it and left out, and the others are
-    opened all the same.
+    given for another, or is among `others` (None: whatever the name). With `refused`, a bad file is
+    told to it and left out, and the others are opened all the same.
     """
     sizes = dict(map(parse_shape, shapes))
     paths = list(dict.fromkeys(paths))
     names = Counter(path.stem for path in paths)
     admitted = _each(paths, admit, refused)
-    taken = {tensor.name for facts in admitted.values() for tensor in facts.inputs}
+    taken: set[str] | None = None
+    if others is not None and len(admitted) == len(paths):  # a refused file may take any name
+        taken = {tensor.name for facts in admitted.values() for tensor in facts.inputs} | {*others}
 
     def inputs_of(path: Path) -> Arrays:
         facts = admitted[path]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 from collections.abc import Iterator, Sequence
 from io import BytesIO
 from pathlib import Path
@@ -18,10 +19,17 @@ from edgecompress.store import write_atomic
 Calls = Iterator[tuple[str, ArrayLike, ArrayLike]]
 
 
-def refuse_folder(path: Path | None) -> None:
-    """Refuse a `--raw` that cannot be written, before anything is measured."""
-    if path is not None and path.is_dir():
+def refuse_unwritable(path: Path | None) -> None:
+    """Refuse a `--raw` that cannot or should not be written, before anything is measured."""
+    if path is None:
+        return
+    if path.is_dir():
         raise UsageError(f"--raw {path}: is a folder, expected a file to write")
+    if path.suffix != ".npz":  # it may be a model, for whoever takes this for a flag
+        raise UsageError(f"--raw {path}: expected a file to write, its name ending in .npz")
+    folder = next(parent for parent in path.absolute().parents if parent.exists())
+    if not (folder.is_dir() and os.access(folder, os.W_OK)):
+        raise UsageError(f"--raw {path}: {folder} is no folder that can be written to")
 
 
 def calls_of(candidates: Sequence[Candidate]) -> Calls:

@@ -25,6 +25,7 @@ KINDS = tuple(Costs.model_fields)
 PACE = 1.0
 INT8_PACE = 0.3
 OWN_COST = 0.2
+NOISE = 0.01  # at least: no time is known better
 ROUNDS = 20
 
 
@@ -43,7 +44,7 @@ def calibrated(
     values = np.log([getattr(costs, kind).value for costs in both for kind in KINDS])
     own = np.log([getattr(costs, kind).within for costs in both for kind in KINDS])
     prior = np.diag(np.concatenate([[PACE**2, INT8_PACE**2], own**2 + OWN_COST**2]))
-    noise = log(basis.unexplained)
+    noise = max(log(basis.unexplained), NOISE)
     mean, covariance = _posterior(values, prior, timings, noise)
     moved = values + _spread(len(KINDS)) @ mean
     within = np.sqrt(np.diag(covariance)[2:])

@@ -123,7 +123,7 @@ def count(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[s
     rest: list[NodeProto] = []
     for node in graph.nodes:
         if node.op_type in LOOPS:
-            raise UncountableError(f"a {node.op_type} runs as often as its data say")
+            raise UncountableError(f"what its {node.op_type} does is known only when it runs")
         _constants_(graph, node, weights)
         kind, done = _macs(graph, node)
         if kind:
@@ -201,12 +201,13 @@ def _convolution(graph: Graph, node: NodeProto) -> tuple[str, int]:
     transposed = node.op_type == "ConvTranspose"
     places = graph.elements(node.input[0] if transposed else node.output[0])
     macs = places * prod(weight[1:])
-    kernel, strides = weight[2:], _attribute(node, "strides", [1])
+    kernel = weight[2:]
+    steps = {*_attribute(node, "strides", [1]), *_attribute(node, "dilations", [1])}
     if groups > 1 and (transposed or min(channels, made) < WIDE * groups):
         return ("depthwise" if groups == channels else "grouped"), macs
     if prod(kernel) == 1:
         return "pointwise", macs
-    fast = kernel == (3, 3) and set(strides) == {1} and channels >= FEW and not transposed
+    fast = kernel == (3, 3) and steps == {1} and channels >= FEW and not transposed
     return ("conv3x3" if fast else "conv_other"), macs
 
 

@@ -21,12 +21,12 @@ _SECONDS = 60
 class Features:
     """Hold the work of one inference: millions of MACs by kind, megabytes moved, layers.
 
-    `pointwise` is 1x1, `conv3x3` has stride 1, `grouped` has groups of fewer channels than a kernel
-    fills. A `fully_connected` layer reads each weight once, `matmul` is every other matrix product.
-    `elementwise_mb` counts what layers without MACs read and write at 4 bytes an element,
-    `exponential_mb` the part of it under an exponential (sigmoid, softmax). `parameters_m` are
-    millions of weights. `convolved_mb` is what convolutions read and write (not depthwise ones,
-    whose bytes follow from their MACs); one of 3x3 and stride 1 moves each byte 5.5 times.
+    `pointwise` is 1x1, `conv3x3` has stride and dilation 1, `grouped` has groups of fewer channels
+    than a kernel fills. A `fully_connected` layer reads each weight once, `matmul` is every other
+    matrix product. `elementwise_mb` counts what layers without MACs read and write at 4 bytes an
+    element, `exponential_mb` the part of it under an exponential (sigmoid, softmax). `parameters_m`
+    are millions of weights. `convolved_mb` is what convolutions read and write (not depthwise ones,
+    whose bytes follow from their MACs); one of `conv3x3` moves each byte 5.5 times.
     `unaligned` are millions of MACs of convolutions whose channels are no multiple of four.
     """
 
