@@ -23,7 +23,7 @@ from edgecompress.pipeline.run import RunOptions, open_run
 from edgecompress.pipeline.training import obtain_teacher, prune_student, train_student
 from edgecompress.profiles import Profile
 from edgecompress.recipe import PruneSettings, load_recipe
-from edgecompress.records import Candidate, OnnxModel, PruningSearch, Verdict
+from edgecompress.records import Candidate, OnnxModel, PruningSearch, UsualPace, Verdict
 
 MS_PER_BYTE = 1e-5
 
@@ -129,6 +129,14 @@ def test_the_prune_command_takes_a_profile_for_its_budget(
     assert "give --profile NAME, or a figure" in capsys.readouterr().err
     assert main([*asked, "--profile", quick]) == 0
     assert "pruning: asked for 0.95 share of the latency budget" in capsys.readouterr().err
+
+
+@pytest.mark.parametrize(("share", "p50"), [(False, 10.0), (True, 10.4)])
+def test_a_limit_is_aimed_at_by_the_usual_pace(share: bool, p50: float) -> None:
+    found = measured([np.full(100, 10.4)] * 3)
+    slow = tuple(replace(p, reference_ms=(0.26,)) for p in found.processes)
+    found = replace(found, processes=slow, usual=UsualPace(0.25, 9))
+    assert aiming.Goal("latency_ms.p50", 10.0, share).times(found).p50 == pytest.approx(p50)
 
 
 def test_a_budget_needs_a_profile_with_a_latency(tmp_path: Path) -> None:

@@ -13,9 +13,12 @@ import pytest
 from evidence import MODEL, measured
 from hypothesis import given
 from hypothesis import strategies as st
+from sample_report import bare
 
+from edgecompress.bounds import conclude
 from edgecompress.cli.costs import conditions
 from edgecompress.cli.diagnosis import diagnose
+from edgecompress.errors import ResourceError
 from edgecompress.measuring import child, host, latency
 from edgecompress.measuring.pace import (
     KNOWN,
@@ -26,11 +29,13 @@ from edgecompress.measuring.pace import (
     usual_of,
     usual_pace,
 )
-from edgecompress.measuring.readings import FARTHEST
+from edgecompress.measuring.readings import FARTHEST, usual_latency
 from edgecompress.profiles import Budget, Device, Profile
 from edgecompress.recipe import MeasureSettings
 from edgecompress.records import BudgetCheck, Candidate, Measurement, OnnxModel, UsualPace
+from edgecompress.report.text import render_text
 from edgecompress.runtime import onnx_model
+from edgecompress.store import user_cache
 from edgecompress.verdict import Evidence, judge
 
 USUAL = UsualPace(0.25, 2 * KNOWN)
@@ -154,6 +159,12 @@ def test_a_machine_that_changed_for_good_is_known_anew() -> None:
     assert usual_of(before + after) == UsualPace(0.25, RECENT)
 
 
+def test_a_clock_that_was_ahead_and_set_back_hides_nothing() -> None:
+    ahead = [((9000 + i) * OCCASION_S, 0.5) for i in range(RECENT)]
+    since = [(i * OCCASION_S, 0.25) for i in range(RECENT // 2 + 1)]
+    assert usual_of(ahead + since) == UsualPace(0.25, RECENT)
+
+
 def test_nothing_seen_is_no_pace() -> None:
     assert usual_of([]) is None
 
@@ -164,7 +175,9 @@ def often(folder: Path, reference_ms: float) -> None:
         remember_pace("here", [reference_ms], folder, number * OCCASION_S)
 
 
-@pytest.mark.parametrize("kept", [b"", b"{", b'[[1, "x"]]', b"[[0, 0]]"])
+@pytest.mark.parametrize(
+    "kept", [b"", b"{", b'[[1, "x"]]', b"[[0, 0]]", b"[[NaN, 1]]", b"[[1, Infinity]]"]
+)
 def test_a_spoilt_memory_starts_anew(tmp_path: Path, kept: bytes) -> None:
     often(tmp_path, 0.5)
     (file,) = tmp_path.iterdir()
@@ -179,6 +192,19 @@ def test_a_cache_that_cannot_be_written_is_done_without(tmp_path: Path) -> None:
     blocked.write_bytes(b"")
     remember_pace("here", [0.25], blocked / "pace")
     assert usual_pace("here", blocked / "pace") is None
+
+
+def test_a_user_without_a_home_measures_all_the_same(monkeypatch: pytest.MonkeyPatch) -> None:
+    def homeless() -> Path:
+        raise RuntimeError("Could not determine home directory.")
+
+    monkeypatch.setattr("edgecompress.measuring.pace.user_cache", user_cache)
+    monkeypatch.delenv("XDG_CACHE_HOME", raising=False)
+    monkeypatch.setattr(Path, "home", homeless)
+    remember_pace("here", [0.25])
+    assert usual_pace("here") is None
+    with pytest.raises(ResourceError, match=r"no home folder .*; name a folder in XDG_CACHE_HOME"):
+        user_cache()
 
 
 def _answers(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
@@ -200,11 +226,12 @@ def _answers(monkeypatch: pytest.MonkeyPatch, **changed: Any) -> None:
     ("changed", "kept"),
     [
         ({}, True),
+        ({"uncontrolled": [child.PEAK_UNRESET]}, True),
         ({"waited_ms": [0.01] * 10}, False),
         ({"uncontrolled": ["not pinned to a core"]}, False),
         ({"reference_ms": []}, False),
     ],
-    ids=["quiet", "contended", "uncontrolled", "not timed"],
+    ids=["quiet", "memory alone", "contended", "uncontrolled", "not timed"],
 )
 def test_only_a_quiet_machine_is_remembered(
     reference: Path, monkeypatch: pytest.MonkeyPatch, changed: dict[str, Any], kept: bool
@@ -258,10 +285,15 @@ def test_a_measurement_holds_what_was_known_before_it(
 def test_doctor_says_whether_the_pace_is_known(monkeypatch: pytest.MonkeyPatch) -> None:
     usual: list[UsualPace | None] = [None, UsualPace(0.2364, 12)]
     monkeypatch.setattr("edgecompress.cli.diagnosis.usual_pace", lambda _: usual.pop(0))
-    said = [dict(diagnose().facts)["usual pace"] for _ in range(2)]
-    assert said == [
+    controls = {"pinning": True, "counts_waiting": True}
+    found = [replace(d, host=replace(d.host, **controls)) for d in (diagnose(), diagnose())]
+    found += [
+        replace(d, host=replace(d.host, **{c: False})) for c, d in zip(controls, found, strict=True)
+    ]
+    assert [dict(d.facts)["usual pace"] for d in found] == [
         "not known yet: measure on 5 quiet occasions, some minutes apart",
         "0.2364 ms for the reference network, from 12 quiet occasions",
+        *["cannot be known: this system does not pin processes and count their waiting"] * 2,
     ]
 
 
@@ -331,6 +363,30 @@ def test_measure_says_when_the_machine_was_far_from_its_usual_pace(
     words = f"this machine ran 3.0% {'slower' if slower > 1 else 'faster'} than usual meanwhile"
     lines = [f"{words}, as known from {USUAL.occasions} occasions"] if said else []
     assert conditions([candidate]) == lines
+    together = replace(candidate, measurement=paced(9.0, slower + 1e-3))
+    assert len(conditions([candidate, together])) == len(lines)
+
+
+@pytest.mark.parametrize(
+    ("measurement", "p50"),
+    [(paced(9.0, 1.03), 9.0), (paced(9.0, 1.1), 9.9), (paced(9.0, 1.03, usual=None), 9.27)],
+    ids=["near", "too far off", "unknown"],
+)
+def test_the_times_at_the_usual_pace_are_those_that_are_judged(
+    measurement: Measurement, p50: float
+) -> None:
+    assert usual_latency(measurement).p50 == pytest.approx(p50, rel=2e-3)
+    assert check(measurement).value == pytest.approx(usual_latency(measurement).p50, rel=2e-3)
+
+
+def test_the_terminal_says_why_a_figure_is_not_the_tables() -> None:
+    found = check(paced(9.0, 1.03))
+    candidate = Candidate("model", MODEL, "given", None, (), paced(9.0, 1.03), None)
+    report = replace(bare(), candidates=(candidate,), chosen="model")
+    told = render_text(replace(report, verdict=conclude([found])))
+    line = "latency_ms.p50: judged at this machine's usual pace; it ran 3.0% slower meanwhile"
+    assert line in told
+    assert line not in render_text(replace(report, verdict=conclude([])))
 
 
 def test_a_cold_start_is_judged_as_it_was() -> None:

@@ -7,7 +7,7 @@ processes with replacement and put them in the order of time, so that what chang
 changes here too; look after 5, 10 and 20, as `check` does, until the judge decides. The limit is
 set so that the truth lies so far over or under it. Truth: the median over all quiet processes of
 the model in other sets than the one that is drawn (a hundred and more). What the machine's usual
-pace is, the judge knows from the quiet sets of all models that were recorded five minutes or more
+pace is, the judge knows from the quiet sets of all models that were recorded two minutes or more
 before or after the one that is drawn; or not at all, as on a machine that is seen for the first
 time.
 

@@ -23,7 +23,7 @@ from edgecompress.measuring.targets.target import HOST, Target
 from edgecompress.quantizing.fitting import schemes_for
 from edgecompress.quantizing.schemes import quantize
 from edgecompress.recipe import MeasureSettings, QuantizeSettings
-from edgecompress.records import Candidate, Measurement, OnnxModel
+from edgecompress.records import Candidate, Measurement, OnnxModel, UsualPace
 from edgecompress.report import words
 from edgecompress.report.figures import load_memory_bytes, samples_per_s
 from edgecompress.runtime import Arrays, run, takes_any_batch
@@ -143,18 +143,23 @@ def conditions(candidates: Sequence[Candidate]) -> list[str]:
     """Return what the machine could not control, and what failed, each once."""
     costs = [cost for c in candidates for cost in (c.measurement, c.device) if cost]
     limits = [line for cost in costs for line in cost.uncontrolled]
-    limits += [line for cost in costs for line in _pace_lines(cost)]
+    limits += _pace_lines(costs)
     dropped = (
         f"{c.label} differs from the float model: {c.dropped}" for c in candidates if c.dropped
     )
     return list(dict.fromkeys((*limits, *dropped)))
 
 
-def _pace_lines(cost: Measurement) -> Iterator[str]:
-    """Say that the machine was far from its usual pace."""
-    if cost.usual is not None and cost.pace is not None and abs(median(cost.pace) - 1) > OFF_PACE:
-        known = f"as known from {cost.usual.occasions} occasions"
-        yield f"this machine ran {pace_in_words(cost.pace)} than usual meanwhile, {known}"
+def _pace_lines(costs: Sequence[Measurement]) -> Iterator[str]:
+    """Say that the machine was far from its usual pace, once for all that took turns."""
+    together: dict[UsualPace, list[float]] = {}
+    for cost in costs:
+        if cost.usual is not None and cost.pace is not None:
+            together.setdefault(cost.usual, []).extend(cost.pace)
+    for usual, pace in together.items():
+        if abs(median(pace) - 1) > OFF_PACE:
+            known = f"as known from {usual.occasions} occasions"
+            yield f"this machine ran {pace_in_words(pace)} than usual meanwhile, {known}"
 
 
 def device_lines(candidates: Sequence[Candidate]) -> list[str]:

@@ -53,6 +53,8 @@ class Diagnosis:
         ]
 
     def _pace(self) -> str:
+        if not (self.host.pinning and self.host.counts_waiting):
+            return "cannot be known: this system does not pin processes and count their waiting"
         if self.usual is None:
             return f"not known yet: measure on {KNOWN} quiet occasions, some minutes apart"
         reference = f"{self.usual.reference_ms:.4g} ms for the reference network"

@@ -21,6 +21,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from edgecompress.errors import ChildFailedError, ModelError
+from edgecompress.measuring.child import PEAK_UNRESET
 from edgecompress.measuring.host import (
     describe_host,
     free_memory,
@@ -116,9 +117,9 @@ class _Host:
     def remember(self) -> None:
         """Keep the machine's pace of these processes, unless other work disturbed it."""
         wall, waited = (sum(sum(a[n]) for a in self._answers) for n in ("wall_ms", "waited_ms"))
-        controlled = not any(a["uncontrolled"] for a in self._answers)
+        timed = {w for a in self._answers for w in a["uncontrolled"]} <= {PEAK_UNRESET}
         looks = [median(ms) for a in self._answers if (ms := a.get("reference_ms"))]
-        if looks and controlled and not self._stopped() and waited < QUIET * wall:
+        if looks and timed and not self._stopped() and waited < QUIET * wall:
             remember_pace(self._name, looks)
 
 

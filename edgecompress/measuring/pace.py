@@ -13,12 +13,14 @@ import time
 from collections.abc import Sequence
 from pathlib import Path
 from statistics import median
+from typing import Annotated
 
 import numpy as np
 import onnx
 from onnx import TensorProto, helper, numpy_helper
-from pydantic import TypeAdapter, ValidationError
+from pydantic import Field, FiniteFloat, TypeAdapter, ValidationError
 
+from edgecompress.errors import ResourceError
 from edgecompress.records import UsualPace
 from edgecompress.store import digest_of, user_cache, write_atomic
 
@@ -27,7 +29,7 @@ OCCASION_S = 120.0  # what was measured within so long met the machine in one st
 KNOWN = 5  # occasions from which on a machine's pace counts as known
 RECENT = 40  # occasions that count: a machine that has changed for good is known anew
 MOST_SEEN = 1000
-_SEEN = TypeAdapter(list[tuple[float, float]])
+_SEEN = TypeAdapter(list[tuple[FiniteFloat, Annotated[FiniteFloat, Field(gt=0)]]])
 
 
 def reference_network() -> bytes:
@@ -51,13 +53,14 @@ def reference_network() -> bytes:
 
 def usual_pace(host: str, folder: Path | None = None) -> UsualPace | None:
     """Return what is remembered of the machine `host`; None where that is too little."""
-    return usual_of(_seen(_file(host, folder)))
+    return usual_of(_seen(host, folder))
 
 
 def usual_of(seen: Sequence[tuple[float, float]]) -> UsualPace | None:
     """Return the median over recent occasions of pairs of Unix time and milliseconds.
 
-    None where they are too few to know.
+    Recent is what was seen last, whatever the clock said: it may have been set back since. None
+    where the occasions are too few to know.
 
     >>> usual_of([(0, 9.0), (60, 9.0), (900, 0.2), (1800, 0.3), (2700, 0.4), (3600, 0.5)])
     UsualPace(reference_ms=0.4, occasions=5)
@@ -67,7 +70,7 @@ def usual_of(seen: Sequence[tuple[float, float]]) -> UsualPace | None:
         occasions.setdefault(int(at // OCCASION_S), []).append(reference_ms)
     if len(occasions) < KNOWN:
         return None
-    recent = [median(occasions[number]) for number in sorted(occasions)[-RECENT:]]
+    recent = [median(seen_then) for seen_then in list(occasions.values())[-RECENT:]]
     return UsualPace(median(recent), len(recent))
 
 
@@ -78,17 +81,16 @@ def remember_pace(
 
     Where the cache cannot be written, the machine stays as unknown as it was.
     """
-    file = _file(host, folder)
     now = time.time() if at is None else at
-    seen = [*_seen(file), (now, median(reference_ms))][-MOST_SEEN:]
-    with contextlib.suppress(OSError):
-        write_atomic(file, _SEEN.dump_json(seen))
+    seen = [*_seen(host, folder), (now, median(reference_ms))][-MOST_SEEN:]
+    with contextlib.suppress(OSError, ResourceError):
+        write_atomic(_file(host, folder), _SEEN.dump_json(seen))
 
 
-def _seen(file: Path) -> list[tuple[float, float]]:
+def _seen(host: str, folder: Path | None) -> list[tuple[float, float]]:
     try:
-        return [(at, ms) for at, ms in _SEEN.validate_json(file.read_bytes()) if ms > 0]
-    except (OSError, ValidationError):
+        return _SEEN.validate_json(_file(host, folder).read_bytes())
+    except (OSError, ResourceError, ValidationError):
         return []
 
 

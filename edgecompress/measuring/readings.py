@@ -10,7 +10,7 @@ the margin is left for what the reference network does not feel.
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import astuple, dataclass, replace
 from math import cbrt
 from statistics import median
 
@@ -20,7 +20,7 @@ from numpy.typing import ArrayLike, NDArray
 from edgecompress.bounds import FAR, Bounds
 from edgecompress.measuring.child import CONTENDED, PEAK_UNRESET, UNCOUNTED
 from edgecompress.measuring.latency import running_ms
-from edgecompress.records import LatencySamples, Measurement
+from edgecompress.records import LatencySamples, Measurement, Quantiles
 from edgecompress.statistics import burst_share, drift, quantile, split_error, walsh_bounds
 
 ERROR = 0.05  # of a one-sided bound, over all looks together
@@ -63,9 +63,25 @@ class Readings:
 
     def at_usual_pace(self) -> Readings:
         """Return what the figures would be at the usual pace; unchanged where it is too far off."""
-        if self.pace is None or abs(float(np.median(self.pace)) - 1) > FARTHEST:
+        if self.pace is None or not is_near(self.pace):
             return replace(self, pace=None)
         return replace(self, figure=self.figure / self.pace, typical=self.typical / self.pace)
+
+
+def is_near(pace: ArrayLike) -> bool:
+    """Return whether the machine is so near its usual pace that figures are turned to it."""
+    return abs(float(np.median(np.asarray(pace, np.float64))) - 1) <= FARTHEST
+
+
+def usual_latency(measurement: Measurement) -> Quantiles:
+    """Return the latency at the machine's usual pace, as budgets are judged by it.
+
+    As it was measured where that is not known, or too far off.
+    """
+    pace = measurement.pace
+    if pace is None or not is_near(pace):
+        return measurement.latency_ms
+    return Quantiles(*(value / median(pace) for value in astuple(measurement.latency_ms)))
 
 
 def read_processes(measurement: Measurement, read: Read) -> Readings:

@@ -17,7 +17,7 @@ from edgecompress.measuring.features import read_features
 from edgecompress.measuring.host import describe_host
 from edgecompress.measuring.latency import measure
 from edgecompress.measuring.predict import predict
-from edgecompress.measuring.readings import GUARD
+from edgecompress.measuring.readings import GUARD, usual_latency
 from edgecompress.measuring.targets.machine import fingerprint, machine_of
 from edgecompress.measuring.targets.target import HOST
 from edgecompress.pipeline.glimpses import first_sight, glimpse
@@ -62,6 +62,10 @@ class Goal:
     def timed(self) -> bool:
         """Return whether it is about time."""
         return self.figure not in ("size_bytes", "macs")
+
+    def times(self, measured: Measurement) -> Quantiles:
+        """Return the times that count: as a budget is judged; in a share the pace cancels."""
+        return measured.latency_ms if self.share else usual_latency(measured)
 
 
 def goal_of(settings: PruneSettings, profile: Profile | None) -> Goal:
@@ -195,11 +199,12 @@ class Trials:
             machine=machine_of(run.options.target, core),
         )
         if profile is None or run.options.target != HOST:
-            return {label: cost.latency_ms for label, cost in found.items()}
+            return {label: self.goal.times(cost) for label, cost in found.items()}
         work = read_features(models, dict.fromkeys(models, inputs))
 
         def there(label: str, here: Measurement) -> Quantiles:
-            return (predict(here, profile, work[label]) or here).latency_ms
+            predicted = predict(here, profile, work[label])
+            return predicted.latency_ms if predicted else self.goal.times(here)
 
         return {label: there(label, here) for label, here in found.items()}
 

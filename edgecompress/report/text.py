@@ -97,6 +97,7 @@ def _remarks(report: Report) -> str:
         found += [f"{c.label}: {c.dropped}" for c in report.candidates if c.dropped]
     found += [line for t in report.trainings[-1:] if (line := short_line(t))]
     found += [search.reason for search in searches(report)]
+    found += words.pace_lines(report)
     found += words.device_lines(report)
     return "\n".join(wrap(f"- {words.clean(line)}", "  ") for line in found)
 
