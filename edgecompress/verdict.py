@@ -1,12 +1,12 @@
 """Judge a model against a profile's budgets. Pure.
 
-A latency is judged on the device itself only: this host where the profile says so, or a device
-that was measured over ssh or adb. There a verdict is a statement about the budgeted quantile over
-fresh processes: a one-sided signed-rank bound, its error of 5 % split over the looks, and a guard
-band for the machine's drift. What disturbed the measurement moves a verdict to INCONCLUSIVE, unless
-the model is far from the limit. Waiting for a core is taken out on the host; on a device it is the
-device's own and stays in. A prediction passes only when its upper end fits, and fails only when its
-lower end does not.
+A latency is judged on the device itself only: this host where the profile says so, or a device that
+was measured over ssh or adb. There a verdict is a statement about the budgeted quantile over fresh
+processes: a one-sided signed-rank bound, its error of 5 % split over the looks, and a guard band
+for the machine's drift, all at the machine's usual pace where that is known. What disturbed the
+measurement moves a verdict to INCONCLUSIVE, unless the model is far from the limit. Waiting for a
+core is taken out on the host; on a device it is the device's own and stays in. A prediction passes
+only when its upper end fits, and fails only when its lower end does not.
 """
 
 from __future__ import annotations

@@ -40,6 +40,7 @@ WINDOWS = 10  # at most so many windows of warm-up
 LONGEST_WINDOW_NS = 10_000_000_000  # a model that takes seconds is warm after one
 PATIENCE_NS = 60_000_000_000  # after which a slow model may have made fewer calls than asked for
 LOOK_NS = 30_000_000  # so long the reference model is timed at once
+LOOK_CALLS = 5  # or for so many calls: on a small board each may take as long as the model's
 MOST_CALLS = 20_000_000  # of a sustained run: 160 MB of records
 Call = Callable[[], object]
 
@@ -258,7 +259,7 @@ class Reference:
         try:
             call = self._call = self._call or self._open(self._model)
             warm_up(call, LOOK_NS // 10)
-            request = {"seconds": LOOK_NS / 1e9, "min_calls": 20, "max_calls": 1000}
+            request = {"seconds": LOOK_NS / 1e9, "min_calls": LOOK_CALLS, "max_calls": 1000}
             self.looks_ms.append(median(map(sub, *sample(call, request))))
         except Exception:  # ONNX Runtime's exceptions have no useful common class
             self._model = None
