@@ -10,10 +10,11 @@ import jsonschema
 import numpy as np
 import pytest
 from command_line import document, quick_profile, result
-from onnx import helper
+from onnx import TensorProto, helper
 from tiny_models import save, value
 
 from edgecompress.cli.main import main
+from edgecompress.profiles import profile_path
 from edgecompress.report.document import report_schema
 
 pytestmark = pytest.mark.usefixtures("measure_briefly")
@@ -47,6 +48,28 @@ def test_check_of_an_absent_device_without_a_basis_is_inconclusive(folder, capsy
     quick = quick_profile(folder, "latency_ms.p95 = 1000", host=False)
     assert main(["check", "model.onnx", "--profile", quick, "--json"]) == 3
     assert document(capsys)["checks"][0]["basis"] == "none"
+
+
+def test_check_says_why_no_latency_is_predicted(folder, capsys):
+    def branch(name):
+        node = helper.make_node("Neg", ["x"], [name])
+        return helper.make_graph([node], name, [], [value(name, 2)])
+
+    node = helper.make_node("If", ["c"], ["y"], then_branch=branch("a"), else_branch=branch("b"))
+    inputs = [value("x", 2), value("c", kind=TensorProto.BOOL)]
+    save(helper.make_graph([node], "m", inputs, [value("y", 2)]), folder / "choosing.onnx")
+    text = profile_path("android-cpu").read_text()
+    Path("four.toml").write_text(text.replace("[runtime]\nthreads = 1", "[runtime]\nthreads = 4"))
+    assert main(["check", "choosing.onnx", "--profile", "android-cpu"]) == 3
+    (line,) = capsys.readouterr().err.splitlines()
+    assert line == (
+        "note: choosing: no latency is predicted: its operators could not be counted: what its If "
+        "does is known only when it runs"
+    )
+    assert main(["check", "model.onnx", "--profile", "four.toml"]) == 3
+    assert capsys.readouterr().err == (
+        "note: android-cpu: no latency is predicted for 4 threads, its costs were fitted with 1\n"
+    )
 
 
 def test_check_of_several_models_and_profiles_is_one_document(folder, capsys):

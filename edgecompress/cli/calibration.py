@@ -15,6 +15,7 @@ from edgecompress.measuring.calibrating import KINDS, calibrated
 from edgecompress.measuring.features import Features, read_features
 from edgecompress.profiles import PredictionBasis, Profile
 
+SHORTEST_MS, LONGEST_MS = 1e-6, 1e7  # of one call; what lies outside is no such time
 _EXPECTED = "the JSON of 'edgecompress measure --json', or MODEL.onnx=MS"
 
 
@@ -71,8 +72,11 @@ def _times(given: str, threads: int) -> Iterator[tuple[Path, float]]:
         time = float(number)
     except ValueError:
         time = math.nan
-    if not (math.isfinite(time) and time > 0):
-        raise UsageError(f"--calibrate {given}: expected a time in ms greater than 0 after '='")
+    if not SHORTEST_MS <= time <= LONGEST_MS:
+        raise UsageError(
+            f"--calibrate {given}: expected a time in ms after '=', from {SHORTEST_MS:g} to "
+            f"{LONGEST_MS:g}"
+        )
     yield Path(name), time
 
 
@@ -88,7 +92,7 @@ def _measured(file: Path, threads: int) -> Iterator[tuple[Path, float]]:
                     f"expected --threads {threads} and no --batch; measure again"
                 )
             time = float(cost["latency_ms"]["p50"])
-            if not (math.isfinite(time) and time > 0):
+            if not SHORTEST_MS <= time <= LONGEST_MS:
                 raise ValueError
             yield Path(model["path"]), time
     except OSError as error:

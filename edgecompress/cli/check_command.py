@@ -94,7 +94,7 @@ def check(  # noqa: PLR0913 - each is an option of the command line
     In GitHub Actions it also annotates the run and adds to its summary.
     """
     from edgecompress.cli.annotations import tell_github
-    from edgecompress.cli.checking import Terms, notes
+    from edgecompress.cli.checking import Terms
     from edgecompress.cli.models import open_models
     from edgecompress.recipe import MeasureSettings, load_recipe
     from edgecompress.report.fleet import Fleet, Refusal
@@ -126,8 +126,6 @@ def check(  # noqa: PLR0913 - each is an option of the command line
             ),
             target=where,
         )
-        for note in notes(terms.baseline):
-            say(f"note: {note}")
         reports = _checked(opened, devices, terms, refuse, require_measured)
     fleet = Fleet(tuple(reports), tuple(refusals))
     _deliver(fleet, junit, as_json)
@@ -209,13 +207,15 @@ def _checked(
 
 
 def _deliver(fleet: Fleet, junit: Path | None, as_json: bool) -> None:
-    """Write the file that was asked for, and print the answer, if there is one."""
+    """Write the file that was asked for, and print the answer, if there is one, and its notes."""
     from edgecompress.report.fleet import fleet_json, render_fleet
     from edgecompress.report.junit import junit_xml
     from edgecompress.store import write_atomic
 
     if junit is not None:
         write_atomic(junit, junit_xml(fleet))
+    for note in dict.fromkeys(note for report in fleet.reports for note in report.notes):
+        say(f"note: {note}")
     if not fleet.reports and len(fleet.refusals) == 1:
         return  # the one error said it all
     if as_json:

@@ -205,7 +205,7 @@ def _report(
         test_reads=1 if own else 0,
         environment=_environment(found),
         settings={"measure": terms.settings.model_dump(mode="json")},
-        notes=(*notes(terms.baseline), *_unpredicted(profile, work.get(model.label))),
+        notes=(*notes(terms.baseline), *_unpredicted(model.label, profile, work.get(model.label))),
         folder=Path.cwd(),
     )
 
@@ -243,10 +243,15 @@ def notes(baseline: Baseline | None) -> tuple[str, ...]:
     return (f"--baseline {baseline.path}: {NO_SPEED}; give the model's file to compare latency",)
 
 
-def _unpredicted(profile: Profile, work: Features | str | None) -> tuple[str, ...]:
-    """Say why no latency was predicted, where the model's work could not be counted."""
-    told = isinstance(work, str) and profile.prediction is not None
-    return (f"no latency is predicted: {work}",) if told else ()
+def _unpredicted(label: str, profile: Profile, work: Features | str | None) -> tuple[str, ...]:
+    """Say why a profile with costs predicted no latency."""
+    basis, threads = profile.prediction, profile.runtime.threads
+    if work is None or basis is None or basis.host_ratio is not None:
+        return ()
+    if threads != basis.threads:
+        fitted = f"its costs were fitted with {basis.threads}"
+        return (f"{profile.name}: no latency is predicted for {threads} threads, {fitted}",)
+    return (f"{label}: no latency is predicted: {work}",) if isinstance(work, str) else ()
 
 
 def _environment(measurement: Measurement) -> dict[str, str]:
