@@ -24,9 +24,9 @@ from edgecompress.records import LatencySamples, Measurement, Quantiles
 from edgecompress.statistics import burst_share, drift, quantile, split_error, walsh_bounds
 
 ERROR = 0.05  # of a one-sided bound, over all looks together
-# Quiet sets of twenty processes, minutes apart, lie 2.1 % (root mean square) from the median of the
-# others where this was recorded (benchmarks/verdict/): 1.64 of that, less the bounds' own width. At
-# the usual pace they agree far better, but a net that waits for memory need not.
+# Quiet sets of twenty processes, minutes apart, lay 2.1 % (root mean square) from the median of the
+# others on the worse of two days (benchmarks/verdict/): 1.64 of that, less the bounds' own width.
+# At the usual pace they agree far better, but a net that waits for memory need not.
 GUARD = 0.03
 FARTHEST = 0.06  # from the usual pace; a machine that is farther off is another machine
 FULL = 20  # the number of processes that GUARD is for
