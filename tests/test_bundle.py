@@ -315,7 +315,7 @@ def test_python_without_its_manifest_says_so_in_a_line(bundle: Bundle, tmp_path:
 
 
 def test_what_a_killed_bundling_left_is_swept(given: BundleContents, tmp_path: Path) -> None:
-    left = tmp_path / ".bundle.killed.partial"
+    left = tmp_path / ".bundle.killed_1.partial"
     left.mkdir()
     os.utime(left, (0, 0))
     write_bundle(tmp_path / "bundle", given)
