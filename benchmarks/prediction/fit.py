@@ -33,6 +33,7 @@ from mixed import Mixed
 from newcomers import newcomers
 from shipping import SOURCES, prediction_table, with_prediction
 from table import COLUMNS, COUNTED_WORK, SERVERS, Floats, read_features, read_rows
+from uneven import shared_out
 
 from edgecompress.measuring.counting import count
 
@@ -43,8 +44,10 @@ MAC_COLUMNS = 7
 
 
 def load(folder: Path, threads: int) -> tuple[Mixed, dict[str, Floats]]:
+    """Return the model of all rows, and the published models' work as one thread has it."""
     features = read_features(folder / "model_features.csv")
-    return Mixed(read_rows(folder / "device_latency.csv", features, threads), features), features
+    rows = read_rows(folder / "device_latency.csv", features, threads)
+    return Mixed(rows, shared_out(features, threads) if threads > 1 else features), features
 
 
 def figures(folder: Path, threads: int = 1) -> None:

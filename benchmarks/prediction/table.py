@@ -58,11 +58,20 @@ COUNTED: dict[str, dict[str, float]] = {
 FAMILIES = ("mobilenet", "resnet", "squeezenet", "efficientnet", "shufflenet", "yolo")
 KIN = {"FastestDet": "yolo"}  # by its authors the next of yolo-fastest
 SERVERS = ("Azure D64s_v6", "Azure D64as_v7")  # stand for the host: x86, one thread
-OTHER_ISA = ("C906", "GS264", "LA264")
+OTHER_ISA = ("C906", "C910", "GS264", "GS464", "LA264", "LA464", "SiFive")
 CORES = {
-    "v7": ("Cortex-A7@", "Cortex-A9@", "Cortex-A17@"),
+    "v7": ("Cortex-A5@", "Cortex-A7@", "Cortex-A9@", "Cortex-A17@"),
     "little": ("Cortex-A53", "Cortex-A55"),
-    "big": ("Cortex-A57", "Cortex-A72", "Cortex-A73", "Kryo", "FTC", "Denver", "Cyclone", "Carmel"),
+    "big": (
+        "Cortex-A57",
+        "Cortex-A72@",
+        "Cortex-A73",
+        "Kryo",
+        "FTC",
+        "Denver",
+        "Cyclone",
+        "Carmel",
+    ),
 }
 
 

@@ -125,7 +125,7 @@ def count(model: onnx.ModelProto, shapes: Mapping[str, Sequence[int]]) -> dict[s
         if node.op_type in LOOPS:
             raise UncountableError(f"what its {node.op_type} does is known only when it runs")
         _constants_(graph, node, weights)
-        kind, done = _macs(graph, node)
+        kind, done = macs_of(graph, node)
         if kind:
             macs[kind] += done
             layers += 1
@@ -176,7 +176,7 @@ def _constants_(graph: Graph, node: NodeProto, weights: dict[str, int]) -> None:
             weights[name] = size if size > 1 else 0
 
 
-def _macs(graph: Graph, node: NodeProto) -> tuple[str, int]:
+def macs_of(graph: Graph, node: NodeProto) -> tuple[str, int]:
     """Return the kind and the multiply-accumulates of a node, or no kind."""
     if node.op_type in CONVOLUTIONS:
         return _convolution(graph, node)
