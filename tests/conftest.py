@@ -11,6 +11,7 @@ import pytest
 import tiny_models
 
 from edgecompress.errors import EdgecompressError
+from edgecompress.measuring.pace import reference_network
 from edgecompress.recipe import MeasureSettings
 from edgecompress.verifying.emulators import Kits, default_cache, obstacle, set_up
 
@@ -27,6 +28,14 @@ def pace_of_the_tests(tmp_path_factory):
         no_folder.write_bytes(b"")
         patched.setattr("edgecompress.measuring.pace.user_cache", lambda: no_folder)
         yield
+
+
+@pytest.fixture
+def reference(tmp_path):
+    """Write the network that tells the machine's pace."""
+    path = tmp_path / "reference.onnx"
+    path.write_bytes(reference_network())
+    return path
 
 
 @pytest.fixture

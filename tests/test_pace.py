@@ -23,7 +23,6 @@ from edgecompress.measuring.pace import (
     KNOWN,
     OCCASION_S,
     RECENT,
-    reference_network,
     remember_pace,
     usual_of,
     usual_pace,
@@ -38,13 +37,6 @@ from edgecompress.store import user_cache
 from edgecompress.verdict import Evidence, judge
 
 USUAL = UsualPace(0.25, 2 * KNOWN)
-
-
-@pytest.fixture
-def reference(tmp_path: Path) -> Path:
-    path = tmp_path / "reference.onnx"
-    path.write_bytes(reference_network())
-    return path
 
 
 # Remembering

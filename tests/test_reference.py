@@ -12,13 +12,6 @@ from edgecompress.measuring import child
 from edgecompress.measuring.pace import reference_network
 
 
-@pytest.fixture
-def reference(tmp_path: Path) -> Path:
-    path = tmp_path / "reference.onnx"
-    path.write_bytes(reference_network())
-    return path
-
-
 def test_the_reference_is_always_the_same_and_computes(reference: Path) -> None:
     assert reference_network() == reference.read_bytes()
     session = onnxruntime.InferenceSession(reference)

@@ -226,11 +226,9 @@ def split(net: Net, start: str) -> str:
     return halves[0]
 
 
-def shufflenet_v2() -> Net:
-    net = Net(1, 3, 224, 224)
-    net.conv(24, 3, 2)
-    net.pool(3, pad=1)
-    for width, repeats, size in ((116, 4, 28), (232, 8, 14), (464, 4, 7)):
+def shuffle_units(net: Net, stages: Sequence[tuple[int, int, int]]) -> None:
+    """Append ShuffleNet V2's units: stages of so wide, so many, and the maps' side after each."""
+    for width, repeats, size in stages:
         for number in range(repeats):
             start, channels, half = net.x, net.c, width // 2
             if number == 0:
@@ -240,10 +238,17 @@ def shufflenet_v2() -> Net:
             else:
                 left = split(net, start)
             net.conv(half)
-            net.conv(half, 3, 2 if number == 0 else 1, half, relu=False)
+            net.conv(half, 3, 1 if number else 2, half, relu=False)
             net.add("Concat", left, net.conv(half), axis=1)
             net.c = width
             shuffle(net, 2, size)
+
+
+def shufflenet_v2() -> Net:
+    net = Net(1, 3, 224, 224)
+    net.conv(24, 3, 2)
+    net.pool(3, pad=1)
+    shuffle_units(net, ((116, 4, 28), (232, 8, 14), (464, 4, 7)))
     net.conv(1024)
     net.classify(1000)
     return net

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable, Sequence
 
 import numpy as np
-from nets import HARD, ints, leaky, shuffle, split, squeeze
+from nets import HARD, ints, leaky, shuffle_units, squeeze
 from onnx import numpy_helper
 from published_nets import Net, swish
 
@@ -157,20 +157,7 @@ def shuffled() -> Net:
     net = Net(1, 3, SIDE, SIDE)
     net.conv(24, 3, 2)
     net.pool(3, pad=1)
-    for width, repeats, size in ((96, 3, 24), (192, 6, 12), (384, 3, 6)):
-        for number in range(repeats):
-            start, channels, half = net.x, net.c, width // 2
-            if number == 0:
-                net.conv(channels, 3, 2, channels, relu=False)
-                left = net.conv(half)
-                net.x, net.c = start, channels
-            else:
-                left = split(net, start)
-            net.conv(half)
-            net.conv(half, 3, 1 if number else 2, half, relu=False)
-            net.add("Concat", left, net.conv(half), axis=1)
-            net.c = width
-            shuffle(net, 2, size)
+    shuffle_units(net, ((96, 3, 24), (192, 6, 12), (384, 3, 6)))
     net.classify(CLASSES)
     return net
 
